@@ -1,0 +1,90 @@
+"""Bayesian hierarchical models of experiments whose treatment is given to groups and measured on units inside them.
+
+Importing this package imports nothing heavy: names are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayeshlm import errors as errors
+    from bayeshlm.data.default_priors import scaled_priors as scaled_priors
+    from bayeshlm.data.statistics import Statistics as Statistics
+    from bayeshlm.data.statistics import compress as compress
+    from bayeshlm.fit import fit as fit
+    from bayeshlm.posterior.compare import Comparison as Comparison
+    from bayeshlm.posterior.compare import compare as compare
+    from bayeshlm.posterior.diagnose import Diagnosis as Diagnosis
+    from bayeshlm.posterior.diagnose import diagnose as diagnose
+    from bayeshlm.posterior.store import load as load
+    from bayeshlm.posterior.store import save as save
+    from bayeshlm.posterior.summarize import summarize as summarize
+    from bayeshlm.report.html import report as report
+    from bayeshlm.simulation.design import Covariate as Covariate
+    from bayeshlm.simulation.design import Design as Design
+    from bayeshlm.simulation.design import Treatment as Treatment
+    from bayeshlm.simulation.seed_study import seed_study as seed_study
+    from bayeshlm.simulation.simulate import World as World
+    from bayeshlm.simulation.simulate import simulate as simulate
+    from bayeshlm.spec.model import Model as Model
+    from bayeshlm.spec.priors import LKJ as LKJ
+    from bayeshlm.spec.priors import PC as PC
+    from bayeshlm.spec.priors import Cauchy as Cauchy
+    from bayeshlm.spec.priors import Exponential as Exponential
+    from bayeshlm.spec.priors import Flat as Flat
+    from bayeshlm.spec.priors import Gamma as Gamma
+    from bayeshlm.spec.priors import HalfCauchy as HalfCauchy
+    from bayeshlm.spec.priors import HalfNormal as HalfNormal
+    from bayeshlm.spec.priors import HalfStudentT as HalfStudentT
+    from bayeshlm.spec.priors import InverseGamma as InverseGamma
+    from bayeshlm.spec.priors import LogNormal as LogNormal
+    from bayeshlm.spec.priors import Normal as Normal
+    from bayeshlm.spec.priors import StudentT as StudentT
+    from bayeshlm.spec.priors import Uniform as Uniform
+
+__version__ = "0.1.0"
+
+_PRIORS = (
+    "Normal", "StudentT", "Cauchy", "Flat", "HalfNormal", "HalfStudentT", "HalfCauchy", "Exponential", "Gamma",
+    "InverseGamma", "LogNormal", "Uniform", "LKJ", "PC",
+)  # fmt: skip
+_HOME = {
+    "Comparison": "posterior.compare",
+    "Covariate": "simulation.design",
+    "Design": "simulation.design",
+    "Diagnosis": "posterior.diagnose",
+    "Model": "spec.model",
+    "Statistics": "data.statistics",
+    "Treatment": "simulation.design",
+    "World": "simulation.simulate",
+    "compare": "posterior.compare",
+    "compress": "data.statistics",
+    "diagnose": "posterior.diagnose",
+    "errors": "errors",
+    "fit": "fit",
+    "load": "posterior.store",
+    "report": "report.html",
+    "save": "posterior.store",
+    "scaled_priors": "data.default_priors",
+    "seed_study": "simulation.seed_study",
+    "simulate": "simulation.simulate",
+    "summarize": "posterior.summarize",
+    **dict.fromkeys(_PRIORS, "spec.priors"),
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605  # a list computed from the one table above, so that the two cannot differ
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bayeshlm' has no attribute {name!r}")
+    module = importlib.import_module(f"bayeshlm.{_HOME[name]}")
+    value = module if name == "errors" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

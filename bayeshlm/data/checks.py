@@ -1,0 +1,229 @@
+"""What data must be before anything is fitted: every offender named, in the user's words, with what to do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.frames import Rows, aggregate, collect
+from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
+from bayeshlm.spec.expressions import compile_expression
+from bayeshlm.spec.model import Model
+
+if TYPE_CHECKING:
+    from bayeshlm.data.statistics import Statistics
+
+RANK_TOLERANCE = 1e-9  # share of a column's variation left after the columns before it, below which it is aliased
+MOSTLY = 0.8  # a category constant in this share of groups, but not in all, looks like a contaminated treatment
+
+
+def check_rows(model: Model, rows: Rows) -> None:
+    """Check values row by row: finite columns, response in the family's support, positive weights.
+
+    Raises
+    ------
+    DataError
+        One message with every problem found.
+    """
+    response = model.terms.response
+    raw = {name: rows.number(name) for name in model.columns if _is_number(rows, name)}
+    infinite = aggregate(rows.frame, {f"i{k}": (~e.is_finite()).cast(nw.Int64).sum() for k, e in enumerate(raw.values())})
+    problems = [
+        f"{name!r} is infinite in {count} rows{_first(rows, ~raw[name].is_finite())}"
+        for name, count in zip(raw, infinite.values(), strict=True)
+        if count
+    ]
+    if problems:
+        raise DataError("; ".join(problems) + ". Correct or remove these rows.")
+
+    tests: dict[str, tuple[nw.Expr, str]] = {}
+    if model.family_spec.log_response:
+        bad = ~(compile_expression(response.node, rows.number, {}) > 0)
+        tests["y"] = (bad, f"response {response.name!r} is not positive, which {model.family} needs: {{}} rows{{}}")
+    for name in (model.weights, model.se):
+        if name:
+            tests[name] = (~(rows.number(name) > 0), f"{name!r} (weights or standard errors) is not positive: {{}} rows{{}}")
+    for column in rows.layout.columns[1:]:
+        if column.numeric:
+            bad = ~rows.column(column).is_finite()
+            tests[f"t{column.label}"] = (bad, f"term {column.label!r} is not finite: {{}} rows{{}}")
+    if "y" not in tests:
+        tests["y"] = (~rows.response(model).is_finite(), f"response {response.name!r} is not finite: {{}} rows{{}}")
+    aliases = {f"t{k}": test.cast(nw.Int64).sum() for k, (test, _) in enumerate(tests.values())}
+    counts = aggregate(rows.frame, aliases)
+    problems = [
+        text.format(count, _first(rows, test))
+        for (test, text), count in zip(tests.values(), counts.values(), strict=True)
+        if count
+    ]
+    if problems:
+        raise DataError("; ".join(problems) + ". Correct or remove these rows, or choose another family.")
+
+
+def _is_number(rows: Rows, name: str) -> bool:
+    return dict(rows.frame.collect_schema())[rows.names[name]].is_numeric()
+
+
+def _first(rows: Rows, bad: nw.Expr) -> str:
+    """The first offending rows, where rows have an order."""
+    if not isinstance(rows.frame, nw.DataFrame):
+        return ""
+    mask = collect(rows.frame.select(bad=bad))["bad"].to_numpy()
+    places = np.flatnonzero(mask.astype(bool))[:5]
+    return f" (the first at positions {', '.join(map(str, places))} of the complete rows)"
+
+
+def check_statistics(statistics: Statistics) -> None:
+    """Check what only the sums show: constant response, aliased columns, groups that identify nothing.
+
+    Raises
+    ------
+    DataError
+        One message with every problem found.
+    """
+    problems = [*_constant_response(statistics), *_aliased(statistics), *_levels(statistics), *_arms(statistics)]
+    if problems:
+        raise DataError(" ".join(problems))
+    for message in _contaminated(statistics):
+        warnings.warn(message, BayeshlmWarning, stacklevel=outside_package())
+
+
+def _constant_response(statistics: Statistics) -> list[str]:
+    _, _, scatter = statistics.total()
+    scale = abs(statistics.shift[-1]) * np.finfo(float).eps
+    if statistics.rows < 2:
+        return [f"There is {statistics.rows} complete row only; nothing can be estimated."]
+    if scatter[-1, -1] <= statistics.weight.sum() * scale**2:
+        return [f"The response {statistics.model.terms.response.name!r} is constant: there is nothing to explain."]
+    return []
+
+
+def _aliased(statistics: Statistics) -> list[str]:
+    """Common-effect columns that are linear combinations of those before them (Cholesky of the cross products)."""
+    columns = statistics.layout.common_columns
+    if not columns:
+        return []
+    moments = cross_products(statistics)[np.ix_(columns, columns)]
+    scale = np.sqrt(np.maximum(np.diag(moments), np.finfo(float).tiny))
+    rest = moments / np.outer(scale, scale)
+    aliased = []
+    for k, column in enumerate(columns):
+        if rest[k, k] <= RANK_TOLERANCE or moments[k, k] == 0:
+            aliased.append(statistics.layout.columns[column].label)
+            continue
+        rest = rest - np.outer(rest[:, k], rest[:, k]) / rest[k, k]
+    if not aliased:
+        return []
+    return [
+        f"These common effects are combinations of the others and cannot be told from them: {listed(aliased)}. "
+        "Remove them from the formula (a constant column repeats the intercept)."
+    ]
+
+
+def cross_products(statistics: Statistics) -> NDArray[np.float64]:
+    """sum w a a' of all rows, a = (1, columns, y), centred on the shift where the model has an intercept."""
+    weight, mean, scatter = statistics.total()
+    centre = mean if statistics.model.terms.intercept else mean + statistics.shift
+    full = np.empty((len(mean) + 1, len(mean) + 1))
+    full[0, 0] = weight
+    full[0, 1:] = full[1:, 0] = weight * centre
+    full[1:, 1:] = scatter + weight * np.outer(centre, centre)
+    return full
+
+
+def _levels(statistics: Statistics) -> list[str]:
+    problems = []
+    layout, model = statistics.layout, statistics.model
+    for index, level in enumerate(layout.levels):
+        groups = len(statistics.members[index])
+        if groups < 2:
+            problems.append(f"Level {level.name!r} has one group only: between-group variation cannot be estimated.")
+        unequal_weights = model.weights is not None and np.ptp(statistics.weight / statistics.count) > 0
+        single = groups == statistics.rows
+        if single and model.se is None and not unequal_weights and 0 in level.columns:
+            problems.append(
+                f"Level {level.name!r} has one row in each of its {groups} groups: its variance cannot be told from the "
+                "residual variance (both vary by row), so no fit can ever separate them. Leave this level out: the "
+                "residual 'sigma' already is the variation between units."
+            )
+    if problems:  # the pairs below would only repeat them
+        return problems
+    for i, left in enumerate(layout.levels):
+        for j, right in enumerate(layout.levels[i + 1 :], start=i + 1):
+            pairs = len(np.unique(statistics.codes[:, [i, j]], axis=0))
+            same = pairs == len(statistics.members[i]) == len(statistics.members[j])
+            if same and set(left.columns) & set(right.columns):
+                problems.append(
+                    f"Levels {left.name!r} and {right.name!r} have the same groups (one {right.name!r} in each "
+                    f"{left.name!r}): their effects cannot be told apart. Keep one of them, or give each "
+                    f"{left.name!r} several groups."
+                )
+    return problems
+
+
+def _arms(statistics: Statistics) -> list[str]:
+    """A treatment all of whose arms have one group: the arm's effect is the group's effect."""
+    problems = []
+    for name, level_index, arm_of_group in _group_constant_factors(statistics):
+        level = statistics.layout.levels[level_index]
+        groups_per_arm = np.bincount(arm_of_group)
+        if 0 in level.columns and groups_per_arm.max() == 1:
+            problems.append(
+                f"Each {name!r} has one {level.name!r} only: the effect of the arm cannot be told from the effect of "
+                f"its one group. More units do not help; several groups of {level.name!r} per {name!r} do."
+            )
+    return problems
+
+
+def _group_constant_factors(statistics: Statistics) -> list[tuple[str, int, NDArray[np.int64]]]:
+    """(factor, level, arm of each group) for categorical common effects that are constant within a level's groups."""
+    found = []
+    for name, arms in _arm_of_cells(statistics).items():
+        if (arms < 0).any():
+            continue
+        for index in range(len(statistics.layout.levels)):
+            groups = statistics.codes[:, index]
+            arm_of_group = np.full(len(statistics.members[index]), -1)
+            arm_of_group[groups] = arms
+            if (arm_of_group[groups] == arms).all():
+                found.append((name, index, arm_of_group))
+    return found
+
+
+def _arm_of_cells(statistics: Statistics) -> dict[str, NDArray[np.int64]]:
+    """Factor -> arm of each cell (0 the reference, -1 where a cell mixes arms)."""
+    layout, arms = statistics.layout, {}
+    for block in layout.common:
+        columns = [layout.columns[k] for k in block.columns]
+        single = all(len(column.indicators) == 1 and not column.numeric for column in columns)
+        if not block.labels or not single:
+            continue
+        values = statistics.mean[:, [k - 1 for k in block.columns]] + statistics.shift[[k - 1 for k in block.columns]]
+        constant = (np.abs(values - np.round(values)) < 1e-9).all(axis=1)
+        order = np.round(values) @ np.arange(1, len(columns) + 1)
+        arms[block.name] = np.where(constant, order, -1).astype(np.int64)
+    return arms
+
+
+def _contaminated(statistics: Statistics) -> list[str]:
+    """A factor constant in most groups of a level but not in all: a treatment given to groups, with exceptions?"""
+    messages = []
+    for name, arms in _arm_of_cells(statistics).items():
+        for index, level in enumerate(statistics.layout.levels):
+            groups = statistics.codes[:, index]
+            size = len(statistics.members[index])
+            lowest, highest = np.full(size, np.iinfo(np.int64).max), np.full(size, -2)
+            np.minimum.at(lowest, groups, arms)
+            np.maximum.at(highest, groups, arms)
+            mixed = (lowest != highest) | (lowest < 0)
+            if mixed.any() and mixed.mean() <= 1 - MOSTLY:
+                labels: list[Any] = [statistics.labels(index)[k] for k in np.flatnonzero(mixed)]
+                messages.append(
+                    f"{name!r} is the same for all rows of most groups of {level.name!r}, but not in {listed(labels)}. "
+                    f"If {name!r} was given to {level.name!r} as a whole, these rows are mislabelled or contaminated."
+                )
+    return messages

@@ -1,0 +1,66 @@
+"""Grouping columns -> integer codes and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.layout import plain
+from bayeshlm.errors import DataError, listed
+
+Codes = NDArray[np.int64]
+
+
+def factorize(column: nw.Series[Any]) -> tuple[Codes, list[Any]]:
+    """(code per row, sorted distinct labels)."""
+    import pandas as pd
+
+    native = column.to_native()
+    codes, unique = pd.factorize(native if isinstance(native, pd.Series) else column.to_numpy())
+    labels = [plain(value) for value in unique]
+    if len({type(label) for label in labels}) > 1:  # labels of several types are compared as text
+        labels = [str(label) for label in labels]
+    if len(set(labels)) < len(labels):
+        twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
+        raise DataError(f"Column {column.name!r}: different groups have the same label as text: {listed(twice)}.")
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels))
+    return rank[codes], [labels[k] for k in order]
+
+
+def combine(coded: list[tuple[Codes, list[Any]]], rows: int) -> tuple[Codes, Codes]:
+    """(cell of each row, (cells, keys) codes of each cell), cells in lexical order of their codes."""
+    import pandas as pd
+
+    if not coded:
+        return np.zeros(rows, dtype=np.int64), np.zeros((1, 0), dtype=np.int64)
+    cell, size = np.zeros(rows, dtype=np.int64), 1
+    for codes, labels in coded:
+        if size * max(len(labels), 1) > 2**62:  # renumber before the product overflows
+            cell, size = np.asarray(pd.factorize(cell, sort=True)[0], dtype=np.int64), rows
+        cell, size = cell * len(labels) + codes, size * len(labels)
+    cell = np.asarray(pd.factorize(cell, sort=True)[0], dtype=np.int64)
+    first = np.empty(int(cell.max()) + 1, dtype=np.int64)
+    first[cell[::-1]] = np.arange(rows - 1, -1, -1)
+    return cell, np.stack([codes[first] for codes, _ in coded], axis=1)
+
+
+def joined_labels(members: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """One label a group: the value itself, or `parent:child`; colons in values are escaped if two would collide."""
+    if members and len(members[0]) == 1:
+        return [member[0] for member in members]
+    labels = [":".join(map(str, member)) for member in members]
+    if len(set(labels)) < len(labels):
+        labels = [":".join(str(value).replace(":", "\\:") for value in member) for member in members]
+    return labels
+
+
+def sorted_members(members: set[tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
+    """Groups in order of their labels, position by position; as text where one part had numbers and one had text."""
+    texts = [len({type(value) for value in values}) > 1 for values in zip(*members, strict=True)]
+    return tuple(sorted(members, key=lambda m: tuple(str(v) if t else v for v, t in zip(m, texts, strict=True))))

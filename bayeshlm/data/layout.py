@@ -1,0 +1,223 @@
+"""A model bound to the columns of one data set: which design columns there are, and which parameters they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bayeshlm.spec.expressions import Node
+from bayeshlm.spec.formula import Factor, GroupTerm, Term
+from bayeshlm.spec.model import Model
+
+Indicator = tuple[str, Any]  # (column, category)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One design column: the product of numeric expressions and category indicators; empty is the constant 1."""
+
+    numeric: tuple[Node, ...] = ()
+    indicators: tuple[Indicator, ...] = ()
+    label: str = "1"
+
+    @property
+    def key(self) -> tuple[frozenset[Node], frozenset[Indicator]]:
+        return (frozenset(self.numeric), frozenset(self.indicators))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One parameter vector: a common term, or the group-specific effects of one term.
+
+    Attributes
+    ----------
+    name : str
+        Variable name in the posterior.
+    columns : tuple of int
+        Indices into `Layout.columns`.
+    labels : tuple
+        Labels of its categories; empty for a scalar.
+    dim : str
+        Name of the dimension of `labels`.
+    """
+
+    name: str
+    columns: tuple[int, ...]
+    labels: tuple[Any, ...] = ()
+    dim: str = ""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One grouping factor with all its group-specific effects.
+
+    Attributes
+    ----------
+    name : str
+        `method:instructor`.
+    keys : tuple of str
+        Its columns.
+    blocks : tuple of Block
+        Effects in order; a block per term.
+    correlated : tuple of tuple of int
+        Sets of effect positions (into the concatenated columns) that share a covariance matrix.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    correlated: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return tuple(index for block in self.blocks for index in block.columns)
+
+    @property
+    def effect_labels(self) -> tuple[str, ...]:
+        """A name per effect: `1`, `x`, `cltype[small]`."""
+        labels = []
+        for block in self.blocks:
+            effect = block.name.rsplit("|", 1)[0]
+            labels += [f"{effect}[{label}]" for label in block.labels] or [effect]
+        return tuple(labels)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Design columns (index 0 is the constant 1) and the blocks and levels that use them."""
+
+    columns: tuple[Column, ...]
+    common: tuple[Block, ...]
+    levels: tuple[Level, ...]
+    categories: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    constants: Mapping[Node, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def common_columns(self) -> tuple[int, ...]:
+        return tuple(index for block in self.common for index in block.columns)
+
+    def level(self, name: str) -> Level | None:
+        return next((level for level in self.levels if level.name == name), None)
+
+
+def categorical_columns(model: Model, numeric: Mapping[str, bool]) -> tuple[str, ...]:
+    """Columns that enter a term as categories: `C(g)`, and bare columns whose type is not numeric."""
+    factors = [factor for term in _all_terms(model) for factor in term.factors]
+    found = [name for factor in factors if (name := _category(factor, numeric)) is not None]
+    return tuple(dict.fromkeys(found))
+
+
+def bind(
+    model: Model,
+    numeric: Mapping[str, bool],
+    categories: Mapping[str, tuple[Any, ...]],
+    constants: Mapping[Node, tuple[float, float]],
+) -> Layout:
+    """Lay out the design columns.
+
+    Parameters
+    ----------
+    model : Model
+    numeric : mapping
+        Column -> whether its type is numeric.
+    categories : mapping
+        Categorical column -> its categories in order; the first is the reference where one is dropped.
+    constants : mapping
+        (mean, standard deviation) per `center`/`scale` node.
+    """
+    builder = _Builder(numeric, categories)
+    common = tuple(builder.block(term, term.name, model.terms.common) for term in model.terms.common)
+    grouped: dict[frozenset[str], list[GroupTerm]] = {}
+    for group in model.terms.groups:
+        grouped.setdefault(frozenset(group.level), []).append(group)
+    levels = tuple(_level(builder, groups) for groups in grouped.values())
+    return Layout(tuple(builder.columns), common, levels, dict(categories), dict(constants))
+
+
+def _level(builder: _Builder, groups: list[GroupTerm]) -> Level:
+    first = groups[0]
+    blocks: list[Block] = []
+    correlated: list[tuple[int, ...]] = []
+    position = 0
+    for group in groups:
+        start = position
+        for effect in group.effects:
+            name = f"{'1' if effect.is_intercept else effect.name}|{first.level_name}"
+            block = builder.block(effect, name, group.effects)
+            blocks.append(block)
+            position += len(block.columns)
+        if group.correlated:
+            correlated.append(tuple(range(start, position)))
+    return Level(first.level_name, first.level, tuple(blocks), tuple(correlated))
+
+
+class _Builder:
+    """Collects distinct design columns while terms are laid out."""
+
+    def __init__(self, numeric: Mapping[str, bool], categories: Mapping[str, tuple[Any, ...]]) -> None:
+        self.numeric, self.categories = numeric, categories
+        self.columns: list[Column] = [Column()]
+        self._index = {self.columns[0].key: 0}
+
+    def block(self, term: Term, name: str, siblings: Iterable[Term]) -> Block:
+        present = {frozenset(sibling.factors) for sibling in siblings}
+        products = [Column(label="")]
+        labels: list[tuple[Any, ...]] = [()]
+        for factor in term.factors:
+            column = _category(factor, self.numeric)
+            if column is None:
+                products = [
+                    Column((*p.numeric, factor.node), p.indicators, _joined(p.label, factor.name)) for p in products
+                ]
+                continue
+            # R's rule: categories are coded against a reference where the term without this factor is in the model.
+            reduced = frozenset(term.factors) - {factor} in present
+            kept = self.categories[column][1 if reduced else 0 :]
+            products = [
+                Column(p.numeric, (*p.indicators, (column, k)), _joined(p.label, f"{factor.name}[{k}]"))
+                for p in products
+                for k in kept
+            ]
+            labels = [(*label, k) for label in labels for k in kept]
+        indices = tuple(self._add(product) for product in products)
+        if not term.factors or all(_category(factor, self.numeric) is None for factor in term.factors):
+            return Block(name, indices)
+        flat = tuple(label[0] if len(label) == 1 else ", ".join(map(str, label)) for label in labels)
+        return Block(name, indices, flat, f"{term.name}_dim")
+
+    def _add(self, column: Column) -> int:
+        if column.key not in self._index:
+            self._index[column.key] = len(self.columns)
+            self.columns.append(column)
+        return self._index[column.key]
+
+
+def _joined(left: str, right: str) -> str:
+    return f"{left}:{right}" if left else right
+
+
+def _category(factor: Factor, numeric: Mapping[str, bool]) -> str | None:
+    """The column whose categories the factor stands for, or None for a numeric factor."""
+    if factor.node.categorical:
+        return str(factor.node.children[0].value)
+    if factor.node.kind == "column" and not numeric[str(factor.node.value)]:
+        return str(factor.node.value)
+    return None
+
+
+def _all_terms(model: Model) -> list[Term]:
+    return [*model.terms.common, *(effect for group in model.terms.groups for effect in group.effects)]
+
+
+def plain(value: Any) -> int | str:
+    """A label as a plain int or str: whole floats become ints, dates, booleans and the rest text."""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value))
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    return str(value)

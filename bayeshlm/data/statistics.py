@@ -1,0 +1,284 @@
+"""Sufficient statistics: all that the exact engine needs of the rows, whatever their number."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data import checks
+from bayeshlm.data.frames import Rows, aggregate, collect, prepare
+from bayeshlm.data.groups import combine, factorize, joined_labels, sorted_members
+from bayeshlm.data.layout import Layout
+from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
+from bayeshlm.spec.model import Model
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Cross products per cell, a cell being one combination of groups that occurs.
+
+    With a_i = (columns of every term, y) and the cells' means m: ``weight`` = sum w, ``mean`` = m - ``shift``,
+    ``scatter`` = sum w (a - m)(a - m)'. Centred before multiplying, so that a large offset costs no digits; two parts
+    add up by Chan, Golub and LeVeque (1983), American Statistician 37(3), equation 2.1 in its matrix form.
+
+    Attributes
+    ----------
+    model : Model
+    layout : Layout
+        Its `columns[1:]` are the columns here; the response comes last.
+    members : tuple of tuple of tuple
+        Per level of the layout its groups, each the values of the level's columns; see `labels`.
+    codes : (cells, levels) int
+        Group of each cell on each level.
+    count, weight : (cells,)
+        Rows, and the sum of the precision weights (the same where there are none).
+    mean : (cells, columns)
+    scatter : (cells, columns, columns)
+    shift : (columns,)
+    total_rows, rows : int
+        Rows seen, and rows used.
+    missing : mapping
+        Column -> rows dropped because it was missing.
+    sum_log_weight : float
+    log_jacobian : float
+        -sum log(response) for lognormal, else 0.
+    """
+
+    model: Model
+    layout: Layout
+    members: tuple[tuple[tuple[Any, ...], ...], ...]
+    codes: Codes
+    count: Array
+    weight: Array
+    mean: Array
+    scatter: Array
+    shift: Array
+    total_rows: int
+    rows: int
+    missing: Mapping[str, int] = field(default_factory=dict)
+    sum_log_weight: float = 0.0
+    log_jacobian: float = 0.0
+
+    def labels(self, level: int) -> list[Any]:
+        """Labels of a level's groups: the value itself, or `parent:child` where the level has several columns."""
+        return joined_labels(self.members[level])
+
+    def total(self) -> tuple[float, Array, Array]:
+        """(weight, mean about the shift, scatter) of all rows."""
+        weight = float(self.weight.sum())
+        mean = self.weight @ self.mean / weight
+        deviation = self.mean - mean
+        return weight, mean, self.scatter.sum(axis=0) + (deviation.T * self.weight) @ deviation
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Statistics of both parts together. Raises DataError where they are not of the same model."""
+        if not isinstance(other, Statistics):
+            return NotImplemented
+        return merge(self, other)
+
+
+def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
+    """Reduce rows to sufficient statistics, after checking them.
+
+    Parameters
+    ----------
+    model : Model
+    data : pandas, Polars or PyArrow table, DuckDB relation, or path of CSV or Parquet files
+    missing : {"drop", "error"}
+        Rows with a missing value in a used column are dropped, with a warning that counts them; or refused.
+
+    Returns
+    -------
+    Statistics
+
+    Raises
+    ------
+    DataError
+        See `bayeshlm.data.checks`: every offender is named before anything is fitted.
+    """
+    if missing not in ("drop", "error"):
+        raise DataError(f"missing={missing!r}: it is 'drop' or 'error'.")
+    rows = prepare(model, data, missing=missing)
+    if rows.missing:
+        dropped = ", ".join(f"{name!r} ({count})" for name, count in rows.missing.items())
+        warnings.warn(
+            f"{rows.total - rows.used} of {rows.total} rows dropped for missing values in {dropped}.",
+            BayeshlmWarning,
+            stacklevel=outside_package(),
+        )
+    checks.check_rows(model, rows)
+    reduce_rows = _reduce_eager if isinstance(rows.frame, nw.DataFrame) else _reduce_lazy
+    statistics = reduce_rows(model, rows)
+    checks.check_statistics(statistics)
+    return statistics
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """Add two parts of one data set; groups are matched by label, cells by their groups."""
+    if a.model != b.model:
+        raise DataError("Statistics add up only if they are of the same model.")
+    if a.layout != b.layout:
+        raise DataError(
+            "Statistics add up only if both parts saw the same categories and the same constants of center() and "
+            "scale(); write these constants into the formula, e.g. I(x - 3)."
+        )
+    labels, mapped = [], []
+    for level, (left, right) in enumerate(zip(a.members, b.members, strict=True)):
+        union = sorted_members({*left, *right})
+        position = {label: k for k, label in enumerate(union)}
+        labels.append(union)
+        mapped.append(
+            np.concatenate([
+                np.array([position[label] for label in part], dtype=np.int64)[codes[:, level]]
+                for part, codes in ((left, a.codes), (right, b.codes))
+            ])
+        )  # fmt: skip
+    shape = (len(a.count) + len(b.count), len(a.members))
+    codes = np.stack(mapped, axis=1) if mapped else np.zeros(shape, dtype=np.int64)
+    unique, cell = np.unique(codes, axis=0, return_inverse=True) if mapped else (codes[:1], np.zeros(shape[0], int))
+    # b's means are re-expressed about a's shift: an addition of numbers near their difference, no squares involved.
+    mean = np.concatenate([a.mean, b.mean + (b.shift - a.shift)])
+    weight = np.concatenate([a.weight, b.weight])
+    scatter = np.concatenate([a.scatter, b.scatter])
+    joint_weight, joint_mean, joint_scatter = _chan(cell.ravel(), len(unique), weight, mean, scatter)
+    return Statistics(
+        a.model, a.layout, tuple(labels), unique,
+        np.bincount(cell.ravel(), np.concatenate([a.count, b.count]), len(unique)),
+        joint_weight, joint_mean, joint_scatter, a.shift,
+        a.total_rows + b.total_rows, a.rows + b.rows,
+        {k: a.missing.get(k, 0) + b.missing.get(k, 0) for k in {**a.missing, **b.missing}},
+        a.sum_log_weight + b.sum_log_weight, a.log_jacobian + b.log_jacobian,
+    )  # fmt: skip
+
+
+def _chan(cell: Codes, cells: int, weight: Array, mean: Array, scatter: Array) -> tuple[Array, Array, Array]:
+    """Pool parts that fall into the same cell: weights add, scatters add plus the spread of the parts' means."""
+    joint_weight = np.bincount(cell, weight, cells)
+    joint_mean = np.zeros((cells, mean.shape[1]))
+    np.add.at(joint_mean, cell, weight[:, None] * mean)
+    joint_mean /= joint_weight[:, None]
+    deviation = mean - joint_mean[cell]
+    joint_scatter = np.zeros((cells, *scatter.shape[1:]))
+    np.add.at(joint_scatter, cell, scatter + weight[:, None, None] * deviation[:, :, None] * deviation[:, None, :])
+    return joint_weight, joint_mean, joint_scatter
+
+
+def row_weight(model: Model, rows: Rows) -> nw.Expr | None:
+    """Precision weight of a row: w, 1 / se^2, or w / se^2 (an error variance se^2 / w); None where all are 1."""
+    weight = rows.number(model.weights) if model.weights else None
+    if model.se is None:
+        return weight
+    precision = 1.0 / (rows.number(model.se) * rows.number(model.se))
+    return precision if weight is None else weight * precision
+
+
+def _expressions(model: Model, rows: Rows) -> list[nw.Expr]:
+    """The columns that are summed: design columns without the constant, then the response."""
+    return [*(rows.column(column) for column in rows.layout.columns[1:]), rows.response(model)]
+
+
+def _reduce_eager(model: Model, rows: Rows) -> Statistics:
+    """In memory: two passes, each cell centred on its own mean."""
+    assert isinstance(rows.frame, nw.DataFrame)
+    expressions = {f"x{k}": e for k, e in enumerate(_expressions(model, rows))}
+    weight_expression = row_weight(model, rows)
+    extra = {} if weight_expression is None else {"w": weight_expression}
+    values = rows.frame.select(**expressions, **extra)
+    columns = [np.asarray(values[name].to_numpy(), dtype=float) for name in expressions]
+    weight = None if weight_expression is None else np.asarray(values["w"].to_numpy(), dtype=float)
+    keys = _key_columns(rows)
+    coded = [factorize(rows.frame.get_column(rows.names[key])) for key in keys]
+    cell, combos = combine(coded, rows.used)
+    count = np.bincount(cell, minlength=len(combos)).astype(float)
+    weights = count if weight is None else np.bincount(cell, weight, len(combos))
+
+    shift = np.array([np.average(column, weights=weight) for column in columns])
+    mean = np.empty((len(combos), len(columns)))
+    centred = []
+    for k, column in enumerate(columns):
+        deviation = column - shift[k]
+        mean[:, k] = np.bincount(cell, deviation if weight is None else weight * deviation, len(combos)) / weights
+        centred.append(deviation - mean[cell, k])
+    scatter = np.empty((len(combos), len(columns), len(columns)))
+    for i, left in enumerate(centred):
+        weighted = left if weight is None else weight * left
+        for j in range(i, len(centred)):
+            scatter[:, i, j] = scatter[:, j, i] = np.bincount(cell, weighted * centred[j], len(combos))
+    sum_log_weight = 0.0 if weight is None else float(np.log(weight).sum())
+    jacobian = -float(columns[-1].sum()) if model.family_spec.log_response else 0.0
+    uniques = [unique for _, unique in coded]
+    return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, sum_log_weight, jacobian)
+
+
+def _reduce_lazy(model: Model, rows: Rows) -> Statistics:
+    """Where the data live: a pass for the means, then one group-by of sums about them; only cells come back."""
+    expressions = {f"x{k}": e for k, e in enumerate(_expressions(model, rows))}
+    weight_expression = row_weight(model, rows)
+    keys = _key_columns(rows)
+    frame = rows.frame.select(
+        *(nw.col(rows.names[key]).alias(f"k{j}") for j, key in enumerate(keys)),
+        **expressions,
+        w=nw.lit(1.0) if weight_expression is None else weight_expression,
+    )
+    names = list(expressions)
+    first = aggregate(
+        frame, {**{n: nw.col(n).mean() for n in names}, "y": nw.col(names[-1]).sum(), "w": nw.col("w").log().sum()}
+    )
+    shift = np.array([float(first[name]) for name in names])
+    frame = frame.with_columns(**{name: nw.col(name) - shift[k] for k, name in enumerate(names)})
+    sums = {f"s{i}": nw.col("w") * nw.col(n) for i, n in enumerate(names)}
+    pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
+    sums |= {f"p{i}_{j}": nw.col("w") * nw.col(names[i]) * nw.col(names[j]) for i, j in pairs}
+    frame = frame.with_columns(**sums)
+    parts = [nw.len().alias("n"), nw.col("w").sum().alias("w"), *(nw.col(name).sum() for name in sums)]
+    grouped = frame.group_by(*(f"k{j}" for j in range(len(keys)))).agg(*parts) if keys else frame.select(*parts)
+    table = collect(grouped)
+    coded = [factorize(table[f"k{j}"]) for j in range(len(keys))]
+    order, combos = combine(coded, len(table))
+    inverse = np.argsort(order)
+    count, weights = (np.asarray(table[name].to_numpy(), dtype=float)[inverse] for name in ("n", "w"))
+    mean = np.stack([np.asarray(table[f"s{i}"].to_numpy(), float) for i in range(len(names))], axis=1)[inverse]
+    mean /= weights[:, None]
+    scatter = np.empty((len(table), len(names), len(names)))
+    for i, j in pairs:
+        raw = np.asarray(table[f"p{i}_{j}"].to_numpy(), dtype=float)[inverse]
+        scatter[:, i, j] = scatter[:, j, i] = raw - weights * mean[:, i] * mean[:, j]
+    diagonal = np.arange(len(names))
+    scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)  # rounding of a constant column
+    sum_log_weight = 0.0 if weight_expression is None else float(first["w"])
+    jacobian = -float(first["y"]) if model.family_spec.log_response else 0.0
+    uniques = [unique for _, unique in coded]
+    return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, sum_log_weight, jacobian)
+
+
+def _key_columns(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(key for level in rows.layout.levels for key in level.keys))
+
+
+def _assemble(
+    model: Model, rows: Rows, combos: Codes, uniques: list[list[Any]], count: Array, weight: Array, mean: Array,
+    scatter: Array, shift: Array, sum_log_weight: float, log_jacobian: float,
+) -> Statistics:  # fmt: skip
+    """Name the groups of every level and put the record together."""
+    keys = _key_columns(rows)
+    labels, codes = [], []  # type: tuple[list[tuple[tuple[Any, ...], ...]], list[Codes]]
+    for level in rows.layout.levels:
+        positions = [keys.index(key) for key in level.keys]
+        group, members = combine([(combos[:, p], uniques[p]) for p in positions], len(combos))
+        named = [[uniques[p][code] for code in member] for p, member in zip(positions, members.T.tolist(), strict=True)]
+        labels.append(tuple(zip(*named, strict=True)))
+        codes.append(group)
+    stacked = np.stack(codes, axis=1) if codes else np.zeros((len(combos), 0), dtype=np.int64)
+    return Statistics(
+        model, rows.layout, tuple(labels), stacked, count, weight, mean, scatter, shift, rows.total, rows.used,
+        dict(rows.missing), sum_log_weight, log_jacobian,
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""The exact engine: statistics in, draws of every parameter out. No rows, no MCMC over effects."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines import importance
+from bayeshlm.engines.base import Problem, block_slices, build_problem, constrain, search_box
+from bayeshlm.engines.collapsed import sample_collapsed
+from bayeshlm.engines.marginal import Marginal
+from bayeshlm.errors import EngineError
+
+Array = NDArray[np.float64]
+MAX_BYTES = 4 * 2**30  # of group-specific effects kept as draws
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """Draws of one parameter: (chains, draws, *labels), its dims and their labels."""
+
+    values: Array
+    dims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class EngineResult:
+    """What an engine hands back, in the order of the posterior.
+
+    Attributes
+    ----------
+    variables : dict of str to Variable
+    coords : dict of str to list
+    sample_stats : dict of str to (chains, draws) arrays
+    attrs : dict
+        Numbers and texts about the run.
+    """
+
+    variables: dict[str, Variable]
+    coords: dict[str, list[Any]]
+    sample_stats: dict[str, Array]
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, progress: bool = False) -> EngineResult:
+    """Fit by integrating all effects out and sampling the hyperparameters.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    draws, chains : int
+    seed : int
+    progress : bool
+        Show a progress bar if the fallback, which takes longer, is needed.
+
+    Raises
+    ------
+    EngineError
+        If the model is outside the engine, the effects would not fit in memory, or the density is 0 everywhere.
+    """
+    began = time.perf_counter()
+    problem = build_problem(statistics)
+    _check_memory(problem, draws * chains)
+    marginal = Marginal(problem)
+    sampling, effects = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    low, high = search_box(problem)
+    attrs: dict[str, Any] = {"fallback": ""}
+    if problem.size == 0:  # known standard errors and no groups: nothing is left to sample
+        theta = np.zeros((chains, draws, 0))
+        density, likelihood = marginal.log_density(np.zeros((1, 0)))
+        attrs |= {"log_evidence": float(density[0]), "log_evidence_se": 0.0, "pareto_k": 0.0, "efficiency": 1.0}
+        stats = {"lp": np.full((chains, draws), density[0])}
+    else:
+        try:
+            drawn = importance.sample(
+                lambda t: marginal.log_density(t)[0], low, high, draws=draws, chains=chains, rng=sampling
+            )
+        except (FloatingPointError, np.linalg.LinAlgError) as error:
+            raise EngineError(
+                f"The density of the hyperparameters could not be evaluated ({error}). Rescale the response or check "
+                "the priors of the standard deviations."
+            ) from error
+        theta = drawn.theta
+        attrs |= {
+            "log_evidence": drawn.log_evidence, "log_evidence_se": drawn.log_evidence_se,
+            "pareto_k": drawn.pareto_k, "efficiency": drawn.efficiency, "acceptance": drawn.acceptance,
+            "evaluations": drawn.evaluations, "thinning": drawn.thinning,
+        }  # fmt: skip
+        stats = {"lp": drawn.log_density}
+        if not (drawn.pareto_k <= importance.MAX_PARETO_K and drawn.efficiency >= importance.MIN_EFFICIENCY):
+            theta, stats = _fall_back(marginal, theta, draws, chains, seed, progress)
+            attrs["fallback"] = (
+                f"Importance weights were unreliable (Pareto k {drawn.pareto_k:.2f}, efficiency "
+                f"{drawn.efficiency:.1%}): the hyperparameters were drawn by NUTS on the collapsed model instead."
+            )
+    if any(not prior.proper for prior in statistics.model.complete_priors.values()):
+        attrs["log_evidence"] = attrs["log_evidence_se"] = float("nan")  # an improper prior has no evidence
+    flat = theta.reshape(-1, problem.size)
+    beta, drawn_effects = marginal.draw_effects(flat, effects)
+    variables, coords = _name(statistics, problem, flat, beta, drawn_effects, (chains, draws))
+    attrs["seconds"] = time.perf_counter() - began
+    return EngineResult(variables, coords, stats, attrs)
+
+
+def _fall_back(
+    marginal: Marginal, theta: Array, draws: int, chains: int, seed: int, progress: bool
+) -> tuple[Array, dict[str, Array]]:
+    def log_density(points: Array) -> Array:
+        return marginal.log_density(points)[0]
+
+    start = theta[:, -1]
+    theta, diverging = sample_collapsed(
+        log_density, start, draws=draws, chains=chains, seed=seed % 2**31, progress=progress
+    )
+    lp = log_density(theta.reshape(-1, theta.shape[2])).reshape(theta.shape[:2])
+    return theta, {"lp": lp, "diverging": diverging.astype(float)}
+
+
+def _check_memory(problem: Problem, total: int) -> None:
+    size = 8 * total * sum(level.groups * len(level.columns) for level in problem.levels)
+    if size > MAX_BYTES:
+        groups = sum(level.groups for level in problem.levels)
+        raise EngineError(
+            f"{total} draws of the effects of {groups} groups take {size / 2**30:.1f} GiB, over the limit of "
+            f"{MAX_BYTES / 2**30:.0f} GiB. Ask for fewer draws, e.g. draws={max(total * MAX_BYTES // size // 8, 1)}."
+        )
+
+
+def _name(
+    statistics: Statistics, problem: Problem, theta: Array, beta: Array, effects: list[Array], shape: tuple[int, int]
+) -> tuple[dict[str, Variable], dict[str, list[Any]]]:
+    """Give every draw its variable, dims and labels, in the user's words."""
+    layout = statistics.layout
+    sigma, roots, values, _ = constrain(problem, theta)
+    variables: dict[str, Variable] = {}
+    coords: dict[str, list[Any]] = {}
+
+    def add(name: str, draws: Array, dims: tuple[str, ...] = ()) -> None:
+        """`draws` has the draws on its last axis."""
+        moved = np.moveaxis(draws, -1, 0)
+        variables[name] = Variable(np.ascontiguousarray(moved).reshape(*shape, *draws.shape[:-1]), dims)
+
+    for block, where in zip(layout.common, block_slices(layout.common), strict=True):
+        add(block.name, beta.T[where] if block.labels else beta.T[where][0], (block.dim,) if block.labels else ())
+        if block.labels:
+            coords[block.dim] = list(block.labels)
+    position = 0 if problem.known_sigma else 1
+    for k, index in enumerate(problem.level_index):
+        level = layout.levels[index]
+        coords[level.name] = statistics.labels(index)
+        for block, where in zip(level.blocks, block_slices(level.blocks), strict=True):
+            count = len(block.columns)
+            scales = values.T[position : position + count]
+            position += count
+            dims = (block.dim,) if block.labels else ()
+            if block.labels:
+                coords[block.dim] = list(block.labels)
+            drawn = np.moveaxis(effects[k][where], 0, 1)  # (groups, effects, draws)
+            add(block.name, drawn if block.labels else drawn[:, 0], (level.name, *dims))
+            add(f"{block.name}_sigma", scales if block.labels else scales[0], dims)
+        for positions in level.correlated:
+            root = roots[k][np.ix_(positions, positions)]
+            covariance = np.einsum("iab,jab->ijb", root, root)
+            sds = np.sqrt(np.einsum("iib->ib", covariance))
+            dims = (f"{level.name}_effect", f"{level.name}_effect_other")
+            coords |= {dim: [level.effect_labels[p] for p in positions] for dim in dims}
+            add(f"corr|{level.name}", covariance / (sds[:, None] * sds[None]), dims)
+    if not problem.known_sigma:
+        add("sigma", sigma)
+    return variables, coords

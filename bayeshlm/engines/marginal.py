@@ -1,0 +1,314 @@
+"""Density of the data given the hyperparameters, all effects integrated out, and draws of the effects.
+
+A sweep from the innermost groups to the root. Every group's data about its k effects are k pseudo-observations
+(coordinates on orthonormal directions of its columns) with variance V = sigma^2 I + R S R', which stays well
+conditioned whatever S (Bates et al. 2015, J. Statistical Software 67(1), section 3, eliminate effects the same way in
+information form). What a group says about everything above it is then again a matrix of cross products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from bayeshlm.engines import small
+from bayeshlm.engines.base import Problem, constrain
+
+Array = NDArray[np.float64]
+CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Innermost groups, as far as they do not depend on theta.
+
+    Attributes
+    ----------
+    rows : (k, c, groups)
+        Pseudo-observations of all columns.
+    factor : (k, k, groups)
+        R: their part that multiplies the group's own effects, lifted to the user's coordinates.
+    rest : (c, c, parents)
+        Cross products left within groups, summed by parent.
+    products : sparse (parents * pairs, weights * groups)
+        Maps the entries of V^-1 to the parents' cross products.
+    """
+
+    rows: Array
+    factor: Array
+    rest: Array
+    products: sparse.csr_array
+
+
+@dataclass(frozen=True)
+class Upper:
+    """A level above the innermost, kept for the way down: pseudo-observations (k, c, groups, B) and R."""
+
+    rows: Array
+    factor: Array
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One batch of thetas swept to the root.
+
+    Attributes
+    ----------
+    log_likelihood : (B,)
+        log p(y | theta), normalising constants and Jacobian of the response included.
+    information : (B, p, p), score : (B, p)
+        Posterior precision of the centred common effects, and precision times mean.
+    uppers : tuple of Upper
+        Outermost first (only where asked for).
+    """
+
+    log_likelihood: Array
+    information: Array
+    score: Array
+    uppers: tuple[Upper, ...]
+
+
+class Marginal:
+    """log p(y | theta) and effects given theta, for one problem; holds what does not depend on theta."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        width = problem.width
+        self.pairs = [(a, b) for a in range(width) for b in range(a, width)]
+        if problem.levels:
+            self.leaf = _leaf(problem, self.pairs)
+            k = len(problem.levels[-1].columns)
+            largest = problem.levels[-1].groups * k * (k + 1) // 2
+            parents = self.leaf.rest.shape[2]
+        else:
+            self.total = _full_moments(problem.weight, problem.mean, problem.scatter).sum(axis=2)
+            largest = parents = 1
+        self.chunk = int(np.clip(CACHE // max(largest, width * width * parents), 4, 4096))
+
+    def log_density(self, theta: Array) -> tuple[Array, Array]:
+        """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
+        posterior, likelihood = np.empty(len(theta)), np.empty(len(theta))
+        for start in range(0, len(theta), self.chunk):
+            part = slice(start, start + self.chunk)
+            sigma, roots, _, log_prior = constrain(self.problem, theta[part])
+            with np.errstate(all="ignore"):  # overflow at absurd thetas ends as -inf below, which is their density
+                try:
+                    log_likelihood = self.sweep(sigma, roots).log_likelihood
+                except np.linalg.LinAlgError:
+                    log_likelihood = self._one_by_one(sigma, roots)
+                total = log_likelihood + log_prior
+            posterior[part] = np.where(np.isfinite(total), total, -np.inf)
+            likelihood[part] = np.where(np.isfinite(log_likelihood), log_likelihood, -np.inf)
+        return posterior, likelihood
+
+    def _one_by_one(self, sigma: Array, roots: list[Array]) -> Array:
+        """A batch in which some factorisation failed: -inf for the failing thetas only."""
+        out = np.full(len(sigma), -np.inf)
+        for b in range(len(sigma)):
+            try:
+                one = self.sweep(sigma[b : b + 1], [root[:, :, b : b + 1] for root in roots])
+            except np.linalg.LinAlgError:
+                continue
+            out[b] = one.log_likelihood[0]
+        return out
+
+    def sweep(self, sigma: Array, roots: list[Array], *, keep: bool = False) -> Sweep:
+        """Sweep a batch to the root. `sigma` (B,), `roots` per level (k, k, B)."""
+        problem = self.problem
+        variance = sigma**2
+        log_determinant = np.zeros(len(sigma))
+        uppers: list[Upper] = []
+        if not problem.levels:
+            moments = self.total[:, :, None] / variance
+            log_determinant = problem.rows * np.log(variance)
+        else:
+            moments, log_determinant = self._leaf_sweep(variance, roots[-1])
+            for level in range(len(problem.levels) - 2, -1, -1):
+                moments, part, upper = self._upper_sweep(level, moments, roots[level])
+                log_determinant += part
+                if keep:
+                    uppers.insert(0, upper)
+            moments = moments[:, :, 0]
+        return self._root(moments, log_determinant, tuple(uppers))
+
+    def _leaf_sweep(self, variance: Array, root: Array) -> tuple[Array, Array]:
+        """Innermost level -> cross products (c, c, parents, B) for the level above, and log determinants (B,)."""
+        leaf, problem = self.leaf, self.problem
+        level = problem.levels[-1]
+        k, batch = len(level.columns), len(variance)
+        inverse, log_determinants = small.inverse_and_log_determinant(_pseudo_variance(leaf.factor, root, variance))
+        entries = np.stack([inverse[i, j] for i in range(k) for j in range(i, k)])
+        sums = leaf.products @ entries.reshape(-1, batch)
+        width, parents = problem.width, leaf.rest.shape[2]
+        packed = sums.reshape(parents, len(self.pairs), batch)
+        moments = np.empty((width, width, parents, batch))
+        for index, (a, b) in enumerate(self.pairs):
+            moments[a, b] = packed[:, index] + leaf.rest[a, b][:, None] / variance
+            if a != b:
+                moments[b, a] = moments[a, b]
+        free = problem.rows - k * level.groups
+        return moments, log_determinants.sum(axis=0) + free * np.log(variance)
+
+    def _upper_sweep(self, level: int, moments: Array, root: Array) -> tuple[Array, Array, Upper]:
+        """A level above the innermost; moments (c, c, groups, B) already count in units of the noise."""
+        record = self.problem.levels[level]
+        rows, rest = small.pivot(moments, record.columns)
+        factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.lift)
+        k = len(record.columns)
+        inverse, log_determinants = small.inverse_and_log_determinant(_pseudo_variance(factor, root, 1.0))
+        for i in range(k):
+            weighted = np.sum(inverse[i][:, None] * rows, axis=0) if k > 1 else inverse[0, 0] * rows[0]
+            rest += rows[i][:, None] * weighted[None]
+        return _sum_by_parent(rest, record.parent), log_determinants.sum(axis=0), Upper(rows, factor)
+
+    def _root(self, moments: Array, log_determinant: Array, uppers: tuple[Upper, ...]) -> Sweep:
+        """Integrate the common effects out; moments (c, c, B)."""
+        problem = self.problem
+        x, y = list(problem.common), problem.width - 1
+        information = np.moveaxis(moments[np.ix_(x, x)], 2, 0) + problem.precision
+        pull = problem.precision @ problem.prior_mean
+        score = moments[x, y].T + pull
+        quadratic = moments[y, y] + problem.prior_mean @ pull
+        if x:
+            root = np.linalg.cholesky(information)
+            half = np.linalg.solve(root, score[:, :, None])[:, :, 0]
+            quadratic = quadratic - np.sum(half**2, axis=1)
+            log_determinant = log_determinant + 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+        log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
+        return Sweep(log_likelihood, information, score, uppers)
+
+    def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
+        """Draw all effects, once per theta.
+
+        Returns
+        -------
+        beta : (B, p)
+            Common effects as the user wrote them.
+        effects : per level, outermost first, (k, groups, B)
+        """
+        problem = self.problem
+        betas = np.empty((len(theta), len(problem.common)))
+        effects = [np.empty((len(level.columns), level.groups, len(theta))) for level in problem.levels]
+        for start in range(0, len(theta), self.chunk):
+            part = slice(start, start + self.chunk)
+            sigma, roots, _, _ = constrain(problem, theta[part])
+            beta, drawn = self._draw(self.sweep(sigma, roots, keep=True), sigma, roots, rng)
+            betas[part] = beta
+            for whole, piece in zip(effects, drawn, strict=True):
+                whole[:, :, part] = piece
+        return betas, effects
+
+    def _draw(
+        self, sweep: Sweep, sigma: Array, roots: list[Array], rng: np.random.Generator
+    ) -> tuple[Array, list[Array]]:
+        problem = self.problem
+        batch, p = len(sigma), len(problem.common)
+        centred = np.zeros((batch, p))
+        if p:
+            root = np.linalg.cholesky(sweep.information)
+            half = np.linalg.solve(root, sweep.score[:, :, None])[:, :, 0] + rng.standard_normal((batch, p))
+            centred = np.linalg.solve(np.swapaxes(root, 1, 2), half[:, :, None])[:, :, 0]
+        beta = (centred + problem.offset) @ np.linalg.inv(problem.lift).T
+        # What every column is worth to a group so far: common effects, then those of its ancestors. (c - 1, groups, B)
+        worth = np.zeros((problem.width - 1, 1, batch))
+        worth[list(problem.common), 0] = centred.T
+        drawn = []
+        for index, level in enumerate(problem.levels):
+            worth = worth[:, level.parent]
+            innermost = index == len(problem.levels) - 1
+            rows = self.leaf.rows[..., None] if innermost else sweep.uppers[index].rows
+            factor = self.leaf.factor[..., None] if innermost else sweep.uppers[index].factor
+            precision = sigma**-2 if innermost else np.ones(batch)
+            effect = _draw_group(rows, factor, roots[index], precision, worth, rng)
+            drawn.append(effect)
+            lifted = np.einsum("ij,jgb->igb", level.lift, effect)
+            for i, column in enumerate(level.columns):
+                worth[column] += lifted[i]
+        return beta, drawn
+
+
+def _draw_group(
+    rows: Array, factor: Array, root: Array, precision: Array, worth: Array, rng: np.random.Generator
+) -> Array:
+    """u = L v with v | r ~ N(D^-1 L'R' r, D^-1), D = I + L'R'R L: right also where L is 0. Returns (k, groups, B)."""
+    k = root.shape[0]
+    residual = rows[:, -1] - np.einsum("icgb,cgb->igb", np.broadcast_to(rows[:, :-1], (k, *worth.shape)), worth)
+    scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, *worth.shape[1:])), root)
+    d = np.einsum("aigb,ajgb->ijgb", scaled, scaled) * precision
+    for i in range(k):
+        d[i, i] += 1.0
+    pull = np.einsum("aigb,agb->igb", scaled, residual) * precision
+    lower = small.cholesky(d)
+    v = small.solve_upper(lower, small.solve_lower(lower, pull) + rng.standard_normal(pull.shape))
+    return np.einsum("ijb,jgb->igb", root, v)
+
+
+def _pseudo_variance(factor: Array, root: Array, noise: Array | float) -> Array:
+    """V = noise I + (R L)(R L)', (k, k, groups, B); factor (k, k, groups[, B]), root (k, k, B)."""
+    k = root.shape[0]
+    if factor.ndim == 3:
+        factor = factor[..., None]
+    if k == 1:
+        return factor**2 * root[0, 0] ** 2 + noise
+    scaled = [[sum(factor[i, a] * root[a, j] for a in range(j, k)) for j in range(k)] for i in range(k)]
+    out = np.empty((k, k, *np.broadcast_shapes(factor.shape[2:], root.shape[2:])))
+    for i in range(k):
+        for j in range(i + 1):
+            out[i, j] = out[j, i] = sum(scaled[i][a] * scaled[j][a] for a in range(k))
+        out[i, i] += noise
+    return out
+
+
+def _full_moments(weight: Array, mean: Array, scatter: Array) -> Array:
+    """Cross products (c, c, groups) of (1, columns, y) from weight, mean and scatter."""
+    groups, columns = mean.shape
+    full = np.empty((columns + 1, columns + 1, groups))
+    full[0, 0] = weight
+    full[0, 1:] = full[1:, 0] = (weight[:, None] * mean).T
+    full[1:, 1:] = np.moveaxis(scatter + weight[:, None, None] * mean[:, :, None] * mean[:, None, :], 0, 2)
+    return full
+
+
+def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
+    level = problem.levels[-1]
+    k = len(level.columns)
+    if 0 in level.columns:
+        # The constant first, by hand: what is left after it is the scatter, without any subtraction.
+        others = tuple(column for column in level.columns if column)
+        first = np.sqrt(problem.weight) * np.concatenate([np.ones((1, len(problem.weight))), problem.mean.T])
+        within = np.zeros((problem.width, problem.width, len(problem.weight)))
+        within[1:, 1:] = np.moveaxis(problem.scatter, 0, 2)
+        slopes, rest = small.pivot(within, others)
+        rows = np.concatenate([first[None], slopes])
+    else:
+        rows, rest = small.pivot(_full_moments(problem.weight, problem.mean, problem.scatter), level.columns)
+    factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
+    parents = int(level.parent.max()) + 1
+    weights = [(i, j) for i in range(k) for j in range(i, k)]
+    a, b = (np.array(side) for side in zip(*pairs, strict=True))
+    blocks = np.empty((len(weights), len(pairs), level.groups))
+    for index, (i, j) in enumerate(weights):
+        blocks[index] = rows[i, a] * rows[j, b]
+        if i != j:
+            blocks[index] += rows[j, a] * rows[i, b]
+    target = level.parent[None, None, :] * len(pairs) + np.arange(len(pairs))[None, :, None]
+    source = np.arange(len(weights))[:, None, None] * level.groups + np.arange(level.groups)[None, None, :]
+    target, source = np.broadcast_to(target, blocks.shape), np.broadcast_to(source, blocks.shape)
+    products = sparse.csr_array(
+        (blocks.ravel(), (target.ravel(), source.ravel())), shape=(parents * len(pairs), len(weights) * level.groups)
+    )
+    rest_by_parent = _sum_by_parent(rest[..., None], level.parent)[..., 0]
+    return Leaf(rows, factor, rest_by_parent, products)
+
+
+def _sum_by_parent(values: Array, parent: NDArray[np.int64]) -> Array:
+    """Sum axis 2 of (c, c, groups, B) over groups of the same parent."""
+    parents = int(parent.max()) + 1
+    if parents == 1:
+        return values.sum(axis=2, keepdims=True)
+    order = np.argsort(parent, kind="stable")
+    starts = np.searchsorted(parent[order], np.arange(parents))
+    return np.add.reduceat(values[:, :, order], starts, axis=2)

@@ -1,0 +1,187 @@
+"""One analysis, start to end. Reads as the contents list of the package."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayeshlm.data.statistics import Statistics, compress
+from bayeshlm.data.store import statistics_to_dataset
+from bayeshlm.engines.exact import EngineResult, fit_exact
+from bayeshlm.engines.select import Choice, choose_engine
+from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
+from bayeshlm.data.default_priors import scale_priors
+from bayeshlm.spec.model import Model
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PACKAGES = ("bayeshlm", "numpy", "scipy", "xarray", "narwhals", "arviz-stats")
+
+
+def fit(
+    model: Model,
+    data: Any,
+    *,
+    engine: str = "auto",
+    draws: int = 1000,
+    chains: int = 4,
+    random_seed: int | None = None,
+    missing: str = "drop",
+    progress: bool = True,
+) -> xr.DataTree:
+    """Fit a model.
+
+    Parameters
+    ----------
+    model : Model
+    data : frame, path or Statistics
+        Anything `compress` takes, or its result: the posterior is the same.
+    engine : {"auto", "exact"}
+    draws, chains : int
+        Draws kept in each chain.
+    random_seed : int, optional
+        Same seed, same machine, same answer; None draws one and stores it.
+    missing : {"drop", "error"}
+        What to do with rows in which a used column is missing.
+    progress : bool
+        Show a progress bar where it takes longer than a second or two.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups `posterior`, `sample_stats`, `constant_data` and `statistics`; attrs with the model, the engine and why
+        it was chosen, `status` (PASS, REVIEW or FAIL), seed, versions and what was dropped.
+
+    Raises
+    ------
+    FormulaError, DataError, PriorError, EngineError
+        Before anything is computed, naming every offender.
+    """
+    _check_counts(draws, chains, random_seed)
+    statistics = _statistics(model, data, missing)
+    model, notes = _complete(model, statistics)
+    statistics = _with_model(statistics, model)
+    choice = choose_engine(statistics, engine)
+    seed = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
+    result = fit_exact(statistics, draws=draws, chains=chains, seed=seed, progress=progress)
+    return to_datatree(statistics, result, choice, seed=seed, notes=notes)
+
+
+def to_datatree(
+    statistics: Statistics, result: EngineResult, choice: Choice, *, seed: int, notes: list[str]
+) -> xr.DataTree:
+    """Put an engine's result into ArviZ's groups, with attrs that make it self-contained."""
+    import xarray as xr
+
+    from bayeshlm.posterior.diagnose import diagnose
+
+    dims = ("chain", "draw")
+    chains, draws = next(iter(result.sample_stats.values())).shape
+    axes = {"chain": np.arange(chains), "draw": np.arange(draws)}
+    posterior = xr.Dataset(
+        {name: ((*dims, *v.dims), v.values) for name, v in result.variables.items()}, coords={**axes, **result.coords}
+    )
+    stats = xr.Dataset({name: (dims, values) for name, values in result.sample_stats.items()}, coords=axes)
+    tree = xr.DataTree.from_dict({
+        "posterior": posterior,
+        "sample_stats": stats,
+        "constant_data": _constant_data(statistics),
+        "statistics": statistics_to_dataset(statistics),
+    })
+    messages = [*notes, *([result.attrs["fallback"]] if result.attrs.get("fallback") else [])]
+    tree.attrs = {
+        "model": statistics.model.to_json(),
+        "engine": choice.engine,
+        "engine_reason": choice.reason,
+        "random_seed": seed,
+        "rows": statistics.rows,
+        "rows_seen": statistics.total_rows,
+        "rows_missing": json.dumps(dict(statistics.missing), ensure_ascii=False),
+        "notes": json.dumps(messages, ensure_ascii=False),
+        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": json.dumps({"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}),
+        **{name: value for name, value in result.attrs.items()},
+    }
+    diagnosis = diagnose(tree, hyperparameters_only=True)
+    tree.attrs["status"] = diagnosis.status
+    if diagnosis.status == "FAIL":
+        warnings.warn(
+            "The fit did not converge: " + " ".join(diagnosis.messages), BayeshlmWarning, stacklevel=outside_package()
+        )
+    return tree
+
+
+def _check_counts(draws: int, chains: int, random_seed: int | None) -> None:
+    for name, value in (("draws", draws), ("chains", chains)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise DataError(f"{name}={value!r} must be a whole number of at least 1.")
+    if random_seed is not None and (
+        isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer) or random_seed < 0
+    ):
+        raise DataError(f"random_seed={random_seed!r} must be a whole number of at least 0, or None.")
+
+
+def _statistics(model: Model, data: Any, missing: str) -> Statistics:
+    if not isinstance(model, Model):
+        raise DataError(f"The first argument is a {type(model).__name__}, not a bayeshlm.Model.")
+    if not isinstance(data, Statistics):
+        return compress(model, data, missing=missing)
+    same = data.model.formula == model.formula and data.model.family == model.family
+    if not same or (data.model.se, data.model.weights) != (model.se, model.weights):
+        raise DataError(
+            f"These statistics are of the model {data.model.formula!r} ({data.model.family}), not of "
+            f"{model.formula!r} ({model.family}); only priors may differ. Compress the data anew."
+        )
+    return data
+
+
+def _with_model(statistics: Statistics, model: Model) -> Statistics:
+    import dataclasses
+
+    return dataclasses.replace(statistics, model=model)
+
+
+def _complete(model: Model, statistics: Statistics) -> tuple[Model, list[str]]:
+    """Make every prior explicit; for families that need a scale it comes from the statistics, and is said."""
+    missing = model.missing_priors
+    if not missing:
+        return model.with_priors(model.complete_priors), []
+    complete = scale_priors(model, statistics)
+    chosen = ", ".join(f"{name} ~ {complete.complete_priors[name]}" for name in missing)
+    note = f"Default priors, scaled by the data: {chosen}."
+    warnings.warn(
+        note + " Give priors= to choose your own, or see bayeshlm.scaled_priors.",
+        BayeshlmWarning,
+        stacklevel=outside_package(),
+    )
+    return complete, [note]
+
+
+def _constant_data(statistics: Statistics) -> xr.Dataset:
+    """Rows of every group, and the means of the columns: what a reader of the posterior wants at hand."""
+    import xarray as xr
+
+    variables: dict[str, Any] = {}
+    coords: dict[str, Any] = {}
+    for k, level in enumerate(statistics.layout.levels):
+        labels = statistics.labels(k)
+        variables[f"{level.name}_rows"] = ((level.name,), np.bincount(statistics.codes[:, k], statistics.count, len(labels)))
+        coords[level.name] = labels
+    _, mean, _ = statistics.total()
+    variables["column_mean"] = (("column",), mean + statistics.shift)
+    names = [column.label for column in statistics.layout.columns[1:]] + [statistics.model.terms.response.name]
+    return xr.Dataset(variables, coords={**coords, "column": names})
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

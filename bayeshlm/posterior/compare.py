@@ -1,0 +1,226 @@
+"""Which group to choose, by how much, and how sure we are."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.errors import DataError
+from bayeshlm.posterior.draws import GroupValues, flat, group_values, model_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+Array = NDArray[np.float64]
+ALL_PAIRS = 60  # beyond so many groups only pairs with the best one are listed
+ROPE_RATIO = 1.01  # ratios within 1 % count as practically equal
+ROPE_SHARE = 0.1  # differences within 0.1 residual standard deviations, after Kruschke (2018), AMPPS 1(2)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A comparison of groups. Table, text and plots all show this one record.
+
+    Attributes
+    ----------
+    by : str
+        Level or categorical common effect.
+    table : pandas.DataFrame
+        Indexed by group: `multiplier` (lognormal; posterior median) or `difference`, `lower`, `upper`, `p_best`,
+        `expected_loss` (mean of how far the group is from the best one, in units of the first column).
+    pairs : pandas.DataFrame
+        `a`, `b`, `ratio` or `difference` (a against b), `lower`, `upper`, `p_greater` (P(a > b)), `p_rope`.
+        All pairs for up to 60 groups, else the best group against each other one.
+    best : label
+        The group with the smallest expected loss.
+    rope : (float, float)
+        Ratios or differences in it count as practically equal.
+    prob : float
+        Probability of the intervals.
+    maximize : bool
+        Whether larger responses are better.
+    baseline : str
+        What multipliers and differences are relative to.
+    status : str
+        Convergence of the posterior: PASS, REVIEW or FAIL.
+    """
+
+    by: str
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    best: Any
+    rope: tuple[float, float]
+    prob: float
+    maximize: bool
+    baseline: str
+    status: str
+
+    @property
+    def effect(self) -> str:
+        """`multiplier` or `difference`."""
+        return str(self.table.columns[0])
+
+    @property
+    def runner_up(self) -> Any:
+        """The group with the second smallest expected loss."""
+        return self.table["expected_loss"].drop(self.best).idxmin()
+
+    def pair(self, a: Any, b: Any) -> dict[str, float]:
+        """The contrast of `a` against `b`, whichever way round `pairs` lists it."""
+        contrast = str(self.pairs.columns[2])
+        listed = self.pairs[((self.pairs["a"] == a) & (self.pairs["b"] == b)) | ((self.pairs["a"] == b) & (self.pairs["b"] == a))]
+        if listed.empty:
+            raise DataError(f"No pair of {a!r} and {b!r} in this comparison.")
+        row = listed.iloc[0]
+        if row["a"] == a:
+            return {k: float(row[k]) for k in (contrast, "lower", "upper", "p_greater", "p_rope")}
+        turn = (lambda v: 1 / v) if contrast == "ratio" else (lambda v: -v)
+        return {
+            contrast: turn(float(row[contrast])), "lower": turn(float(row["upper"])), "upper": turn(float(row["lower"])),
+            "p_greater": 1 - float(row["p_greater"]), "p_rope": float(row["p_rope"]),
+        }  # fmt: skip
+
+    def verdict(self) -> str:
+        """The decision in one or two sentences."""
+        row = self.table.loc[self.best]
+        rival = self.pair(self.best, self.runner_up)
+        ratio = "ratio" in rival
+        if ratio:
+            contrast = f"{_percent(rival['ratio'])} against {self.runner_up} ({self.prob:.0%} interval {_percent(rival['lower'])} to {_percent(rival['upper'])})"
+            loss = f"{row['expected_loss'] * 100:.2g} % of the outcome"
+        else:
+            contrast = f"{rival['difference']:+.3g} against {self.runner_up} ({self.prob:.0%} interval {rival['lower']:+.3g} to {rival['upper']:+.3g})"
+            loss = f"{row['expected_loss']:.2g} in units of the outcome"
+        warning = "" if self.status != "FAIL" else "THE FIT DID NOT CONVERGE: do not use these numbers. "
+        return (
+            f"{warning}Choose {self.by} {self.best}: it is the best with probability {_probability(row['p_best'])}. "
+            f"{contrast[0].upper()}{contrast[1:]}. Expected loss if this choice is wrong: {loss}."
+        )
+
+    def to_text(self) -> str:
+        """Verdict and tables as plain text."""
+        low, high = self.rope
+        note = "" if self.status == "PASS" else f"Convergence: {self.status}.\n"
+        order = self.table.sort_values("expected_loss")
+        pairs = self.pairs if len(self.pairs) <= 15 else self.pairs[(self.pairs["a"] == self.best) | (self.pairs["b"] == self.best)]
+        return (
+            f"{note}{self.verdict()}\n\n{self.by}, {self.effect} relative to {self.baseline}\n"
+            f"{order.head(20).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
+            f"Pairs (practically equal: {low:.4g} to {high:.4g})\n"
+            f"{pairs.head(20).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
+        )
+
+
+def compare(
+    posterior: xr.DataTree,
+    by: str,
+    *,
+    rope: tuple[float, float] | None = None,
+    prob: float = 0.95,
+    maximize: bool = True,
+) -> Comparison:
+    """Compare the groups of a level, or the categories of a common effect.
+
+    Parameters
+    ----------
+    posterior : xarray.DataTree
+    by : str
+        A level (`method`, `method:instructor`, or its last column `instructor`), whose values then include the levels
+        it is nested in; or a categorical common effect (`cltype`). Slopes and interactions are taken at the means of
+        their columns.
+    rope : (float, float), optional
+        Region of practical equivalence for ratios (lognormal) or differences. Default: ratios within 1 %, differences
+        within 0.1 residual standard deviations.
+    prob : float
+        Probability of the equal-tailed intervals.
+    maximize : bool
+        False where smaller responses are better.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    DataError
+        If `by` cannot be compared, or rope or prob are impossible.
+    """
+    check_prob(prob)
+    model = model_of(posterior)
+    family = model.family_spec
+    values = group_values(posterior, by)
+    if rope is None:
+        rope = (1 / ROPE_RATIO, ROPE_RATIO) if family.log_response else _rope_difference(posterior)
+    low, high = (float(edge) for edge in rope)
+    neutral = 1.0 if family.log_response else 0.0
+    if not (low <= neutral <= high) or (family.log_response and low <= 0):
+        raise DataError(f"rope={rope!r} must contain {neutral:g} ({family.contrast}s){' and be positive' * family.log_response}.")
+    return _compare(values, family.log_response, (low, high), prob, maximize, str(posterior.attrs.get("status", "")))
+
+
+def _compare(
+    values: GroupValues, log: bool, rope: tuple[float, float], prob: float, maximize: bool, status: str
+) -> Comparison:
+    import pandas as pd
+
+    draws, labels = values.draws, values.labels
+    tails = [0.5, (1 - prob) / 2, (1 + prob) / 2]
+    shown = np.exp(draws) if log else draws
+    signed = shown if maximize else -shown
+    top = signed.max(axis=1, keepdims=True)
+    loss = (top - signed).mean(axis=0)
+    ties = signed == top
+    p_best = (ties / ties.sum(axis=1, keepdims=True)).mean(axis=0)
+    middle, lower, upper = np.quantile(shown, tails, axis=0)
+    table = pd.DataFrame(
+        {
+            "multiplier" if log else "difference": middle, "lower": lower, "upper": upper, "p_best": p_best,
+            "expected_loss": loss,
+        },
+        index=pd.Index(labels, name=values.name),
+    )  # fmt: skip
+    best = int(np.argmin(loss))
+    indices = range(len(labels))
+    couples = (
+        list(itertools.combinations(indices, 2))
+        if len(labels) <= ALL_PAIRS
+        else [(best, other) for other in indices if other != best]
+    )
+    rows = []
+    for a, b in couples:
+        contrast = np.exp(draws[:, a] - draws[:, b]) if log else draws[:, a] - draws[:, b]
+        mid, low, high = np.quantile(contrast, tails)
+        greater = (draws[:, a] > draws[:, b]).mean() + 0.5 * (draws[:, a] == draws[:, b]).mean()
+        inside = ((contrast >= rope[0]) & (contrast <= rope[1])).mean()
+        rows.append((labels[a], labels[b], mid, low, high, greater, inside))
+    columns = ["a", "b", "ratio" if log else "difference", "lower", "upper", "p_greater", "p_rope"]
+    pairs = pd.DataFrame(rows, columns=columns)
+    return Comparison(values.name, table, pairs, labels[best], rope, prob, maximize, values.baseline, status)
+
+
+def check_prob(prob: float) -> None:
+    """Raise DataError unless 0 < prob < 1."""
+    if isinstance(prob, bool) or not isinstance(prob, int | float) or not 0 < prob < 1:
+        raise DataError(f"prob={prob!r} must lie between 0 and 1.")
+
+
+def _rope_difference(posterior: xr.DataTree) -> tuple[float, float]:
+    """+-0.1 residual standard deviations (of a row of average weight, or known standard error)."""
+    statistics = posterior["statistics"]
+    scale = float(np.sqrt(statistics["count"].values.sum() / statistics["weight"].values.sum()))
+    sigma = float(np.median(flat(posterior, "sigma"))) if "sigma" in posterior["posterior"] else 1.0
+    edge = ROPE_SHARE * sigma * scale
+    return (-edge, edge)
+
+
+def _percent(ratio: float) -> str:
+    return f"{(ratio - 1) * 100:+.1f} %"
+
+
+def _probability(p: float) -> str:
+    return "above 99.9 %" if p > 0.999 else f"{p:.1%}".replace("%", " %")

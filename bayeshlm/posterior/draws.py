@@ -1,0 +1,194 @@
+"""Reading a posterior: the model behind it, its variables by kind, the values of groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.layout import Block, Column, Level
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.data.store import statistics_from_dataset
+from bayeshlm.errors import DataError, listed
+from bayeshlm.spec.model import Model
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupValues:
+    """What each group is worth, on the scale on which effects add.
+
+    Attributes
+    ----------
+    name : str
+        The level or the categorical common effect.
+    labels : list
+    draws : (draws, groups)
+    baseline : str
+        What the values are relative to, in words.
+    """
+
+    name: str
+    labels: list[Any]
+    draws: Array
+    baseline: str
+
+
+def model_of(posterior: xr.DataTree) -> Model:
+    """The model that made the posterior. Raises DataError for a tree that bayeshlm did not make."""
+    if "model" not in getattr(posterior, "attrs", {}) or "posterior" not in posterior:
+        raise DataError("This is no posterior of bayeshlm.fit: its attrs hold no model, or a group is missing.")
+    return Model.from_json(posterior.attrs["model"])
+
+
+def statistics_of(posterior: xr.DataTree) -> Statistics:
+    """The sufficient statistics the posterior was computed from."""
+    model_of(posterior)
+    if "statistics" not in posterior:
+        raise DataError("The posterior has no group 'statistics'; it was not made, or not saved, by bayeshlm.")
+    return statistics_from_dataset(posterior["statistics"].to_dataset())
+
+
+def flat(posterior: xr.DataTree, name: str) -> Array:
+    """Draws of a variable, chains joined: (draws, ...)."""
+    values = posterior["posterior"][name].values
+    return np.asarray(values.reshape(-1, *values.shape[2:]))
+
+
+def scalars(posterior: xr.DataTree, name: str, limit: int | None = None) -> list[tuple[Any, Array]]:
+    """(label, (chain, draw)) for every scalar of a variable; of a correlation matrix its lower triangle.
+
+    With `limit`, evenly spaced ones of a longer variable.
+    """
+    variable = posterior["posterior"][name]
+    if variable.ndim == 2:
+        return [(None, variable.values)]
+    labels = [variable[dim].values.tolist() for dim in variable.dims[2:]]
+    if name.startswith("corr|"):
+        size = variable.shape[-1]
+        return [
+            (f"{labels[0][i]}, {labels[1][j]}", variable.values[:, :, i, j]) for i in range(size) for j in range(i)
+        ]
+    names = labels[0] if len(labels) == 1 else [f"{a}, {b}" for a in labels[0] for b in labels[1]]
+    values = variable.values.reshape(*variable.shape[:2], -1)
+    chosen: Any = range(len(names))
+    if limit is not None and len(names) > limit:
+        chosen = np.unique(np.linspace(0, len(names) - 1, limit).astype(int))
+    return [(names[k], values[:, :, k]) for k in chosen]
+
+
+def group_values(posterior: xr.DataTree, by: str) -> GroupValues:
+    """Draws of what each group is worth.
+
+    For a level: its effects at the means of the columns they multiply, the effects of the levels it is nested in
+    included. For a categorical common effect: its coefficients (interactions at the means of the other columns),
+    relative to the reference category.
+
+    Raises
+    ------
+    DataError
+        If `by` is neither, with what can be compared.
+    """
+    model, statistics = model_of(posterior), statistics_of(posterior)
+    _, mean, _ = statistics.total()
+    means = np.concatenate([[1.0], (mean + statistics.shift)[:-1]])
+    level = find_level(statistics, by)
+    if level is not None:
+        return _level_values(posterior, statistics, level, means)
+    column = _find_factor(statistics, by)
+    if column is None:
+        choices = [level.name for level in statistics.layout.levels]
+        choices += [name for name in statistics.layout.categories if _uses(statistics, name)]
+        raise DataError(f"{by!r} is neither a level nor a categorical common effect. There are {listed(choices)}.")
+    return _factor_values(posterior, statistics, model, column, means)
+
+
+def find_level(statistics: Statistics, by: str) -> Level | None:
+    """A level by its name, or by its last column where only one level ends in it."""
+    exact = statistics.layout.level(by)
+    if exact is not None:
+        return exact
+    ending = [level for level in statistics.layout.levels if level.keys[-1] == by]
+    return ending[0] if len(ending) == 1 else None
+
+
+def _level_values(posterior: xr.DataTree, statistics: Statistics, level: Level, means: Array) -> GroupValues:
+    levels = statistics.layout.levels
+    index = levels.index(level)
+    groups = len(statistics.members[index])
+    total = np.zeros((len(flat(posterior, level.blocks[0].name)), groups))
+    above = []
+    for k, other in enumerate(levels):
+        if not set(other.keys) <= set(level.keys):
+            continue
+        of_group = np.zeros(groups, dtype=np.int64)
+        of_group[statistics.codes[:, index]] = statistics.codes[:, k]
+        total += sum(_at_means(posterior, block, means) for block in other.blocks)[:, of_group]
+        if other is not level:
+            above.append(other.name)
+    baseline = "the average group" + (f", effects of {listed(above)} included" if above else "")
+    return GroupValues(level.name, statistics.labels(index), total, baseline)
+
+
+def _at_means(posterior: xr.DataTree, block: Block, means: Array) -> Any:
+    """(draws, groups): a block's effects times the means of their columns."""
+    effects = flat(posterior, block.name)
+    weights = means[list(block.columns)]
+    return effects @ weights if block.labels else effects * weights[0]
+
+
+def _find_factor(statistics: Statistics, by: str) -> str | None:
+    name = by[2:-1] if by.startswith("C(") and by.endswith(")") else by
+    return name if name in statistics.layout.categories and _uses(statistics, name) else None
+
+
+def _uses(statistics: Statistics, name: str) -> bool:
+    columns = [statistics.layout.columns[k] for k in statistics.layout.common_columns]
+    return any(name == indicator for column in columns for indicator, _ in column.indicators)
+
+
+def _factor_values(
+    posterior: xr.DataTree, statistics: Statistics, model: Model, name: str, means: Array
+) -> GroupValues:
+    layout = statistics.layout
+    categories = list(layout.categories[name])
+    index = {column.key: k for k, column in enumerate(layout.columns)}
+    total = np.zeros((posterior["posterior"].sizes["chain"] * posterior["posterior"].sizes["draw"], len(categories)))
+    for block in layout.common:
+        draws = flat(posterior, block.name)
+        draws = draws if block.labels else draws[:, None]
+        for position, k in enumerate(block.columns):
+            column = layout.columns[k]
+            mine = [category for indicator, category in column.indicators if indicator == name]
+            if mine:
+                total[:, categories.index(mine[0])] += draws[:, position] * _rest_mean(layout.columns, index, column, name, means)
+    relative = total - total[:, :1]
+    return GroupValues(name, [_label(category) for category in categories], relative, f"{name} {categories[0]}")
+
+
+def _rest_mean(columns: tuple[Column, ...], index: dict[Any, int], column: Column, name: str, means: Array) -> float:
+    """Mean of the column without its indicator of `name`."""
+    others = frozenset(pair for pair in column.indicators if pair[0] != name)
+    key = (frozenset(column.numeric), others)
+    if key in index:
+        return float(means[index[key]])
+    # Not a column of its own: then all categories occur, and their columns add up to it.
+    return float(
+        sum(
+            means[k]
+            for k, other in enumerate(columns)
+            if frozenset(other.numeric) == key[0]
+            and frozenset(p for p in other.indicators if p[0] != name) == others
+            and any(p[0] == name for p in other.indicators)
+        )
+    )
+
+
+def _label(category: Any) -> Any:
+    return category if isinstance(category, int) else str(category)

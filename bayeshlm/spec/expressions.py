@@ -1,0 +1,166 @@
+"""The arithmetic a formula may contain: a small allow-list grammar, read to a frozen tree, compiled to narwhals.
+
+No `eval`, no attribute access, no names but columns: a formula from a web form cannot run code.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bayeshlm.errors import FormulaError
+
+STATEFUL = ("center", "scale")  # need a constant of the data: its mean, and its standard deviation
+FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs")
+IDENTITY = ("I", "C")
+OPERATORS: dict[type[ast.operator], str] = {
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**",
+}  # fmt: skip
+MAX_DEPTH = 50
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of an expression: `kind` is column, number, call or operator.
+
+    `value` holds the column's name, the number, the function's name or the operator's sign.
+    """
+
+    kind: str
+    value: str | float
+    children: tuple[Node, ...] = ()
+
+    @property
+    def categorical(self) -> bool:
+        """True for `C(g)`."""
+        return self.kind == "call" and self.value == "C"
+
+    def columns(self) -> Iterator[str]:
+        """Names of the columns below this node, as they occur."""
+        if self.kind == "column":
+            yield str(self.value)
+        for child in self.children:
+            yield from child.columns()
+
+    def stateful(self) -> Iterator[Node]:
+        """Calls below this node that need a constant of the data."""
+        if self.kind == "call" and self.value in STATEFUL:
+            yield self
+        for child in self.children:
+            yield from child.stateful()
+
+
+def parse_expression(source: str, names: Mapping[str, str]) -> Node:
+    """Read one factor of a formula.
+
+    Parameters
+    ----------
+    source : str
+        Python-like text, in which backticked names were replaced by placeholders.
+    names : mapping
+        Placeholder -> column name.
+
+    Raises
+    ------
+    FormulaError
+        For anything outside the grammar: numbers, columns, + - * / **, and the functions listed here.
+    """
+    try:
+        tree = ast.parse(source.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise FormulaError(f"Cannot read {shown(source, names)!r} in the formula: {error}.") from error
+    return _read(tree, names, shown(source, names), 0)
+
+
+def shown(source: str, names: Mapping[str, str]) -> str:
+    """The text with placeholders turned back into the user's names (in backticks)."""
+    for placeholder, name in names.items():
+        source = source.replace(placeholder, f"`{name}`")
+    return source
+
+
+def _read(tree: ast.expr, names: Mapping[str, str], text: str, depth: int) -> Node:
+    if depth > MAX_DEPTH:
+        raise FormulaError(f"{text[:60]!r}... is nested deeper than {MAX_DEPTH} levels; compute the column beforehand.")
+    if isinstance(tree, ast.Name):
+        return Node("column", names.get(tree.id, tree.id))
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float) and not isinstance(tree.value, bool):
+        try:
+            return Node("number", float(tree.value))
+        except OverflowError as error:
+            raise FormulaError(f"A number in {text[:60]!r} is too large for a float.") from error
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub | ast.UAdd):
+        child = _read(tree.operand, names, text, depth + 1)
+        return child if isinstance(tree.op, ast.UAdd) else Node("operator", "-", (child,))
+    if isinstance(tree, ast.BinOp) and type(tree.op) in OPERATORS:
+        sides = tuple(_read(side, names, text, depth + 1) for side in (tree.left, tree.right))
+        return Node("operator", OPERATORS[type(tree.op)], sides)
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.keywords:
+        return _read_call(tree, tree.func.id, names, text, depth)
+    raise FormulaError(
+        f"{text!r} is outside the formula grammar. Allowed: columns, numbers, + - * / **, "
+        f"{', '.join((*FUNCTIONS, *STATEFUL, *IDENTITY))}. Compute anything else as a column beforehand."
+    )
+
+
+def _read_call(tree: ast.Call, function: str, names: Mapping[str, str], text: str, depth: int) -> Node:
+    if function not in (*FUNCTIONS, *STATEFUL, *IDENTITY):
+        known = ", ".join((*FUNCTIONS, *STATEFUL, *IDENTITY))
+        raise FormulaError(f"Unknown function {function!r} in {text!r}; known are {known}.")
+    if len(tree.args) != 1 or isinstance(tree.args[0], ast.Starred):
+        raise FormulaError(f"{function}() in {text!r} takes one argument, got {len(tree.args)}.")
+    child = _read(tree.args[0], names, text, depth + 1)
+    if function == "C" and (child.kind != "column" or depth > 0):
+        raise FormulaError(f"C() in {text!r} takes one column and stands alone, as in C(grade).")
+    if function in STATEFUL and any(child.stateful()):
+        raise FormulaError(f"{text!r}: center() and scale() cannot be nested.")
+    return child if function == "I" else Node("call", function, (child,))
+
+
+def compile_expression(node: Node, column: Callable[[str], Any], constants: Mapping[Node, tuple[float, float]]) -> Any:
+    """Compile to a narwhals expression of float64.
+
+    Parameters
+    ----------
+    node : Node
+    column : callable
+        Maps a column's name to a narwhals expression of float64.
+    constants : mapping
+        For each `center`/`scale` node the (mean, standard deviation) of its argument.
+    """
+    if node.kind == "column":
+        return column(str(node.value))
+    if node.kind == "number":
+        import narwhals as nw
+
+        return nw.lit(float(node.value))
+    inner = [compile_expression(child, column, constants) for child in node.children]
+    if node.kind == "operator":
+        return _OPERATIONS[str(node.value), len(inner)](*inner)
+    if node.value in STATEFUL:
+        mean, sd = constants[node]
+        return inner[0] - mean if node.value == "center" else (inner[0] - mean) / sd
+    return _CALLS[str(node.value)](inner[0])
+
+
+_OPERATIONS: dict[tuple[str, int], Callable[..., Any]] = {
+    ("-", 1): lambda a: -a,
+    ("+", 2): lambda a, b: a + b,
+    ("-", 2): lambda a, b: a - b,
+    ("*", 2): lambda a, b: a * b,
+    ("/", 2): lambda a, b: a / b,
+    ("**", 2): lambda a, b: a**b,
+}
+_CALLS: dict[str, Callable[[Any], Any]] = {
+    "log": lambda a: a.log(),
+    "log1p": lambda a: (a + 1.0).log(),
+    "log2": lambda a: a.log() / math.log(2.0),
+    "log10": lambda a: a.log() / math.log(10.0),
+    "exp": lambda a: a.exp(),
+    "expm1": lambda a: a.exp() - 1.0,
+    "sqrt": lambda a: a.sqrt(),
+    "abs": lambda a: a.abs(),
+}
