@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeshlm.data.checks import check_statistics
 from bayeshlm.data.statistics import Statistics, compress
 from bayeshlm.data.store import statistics_to_dataset
 from bayeshlm.engines.exact import EngineResult, fit_exact
@@ -66,6 +67,7 @@ def fit(
     """
     _check_counts(draws, chains, random_seed)
     statistics = _statistics(model, data, missing)
+    check_statistics(statistics)
     model, notes = _complete(model, statistics)
     statistics = _with_model(statistics, model)
     choice = choose_engine(statistics, engine)

@@ -31,9 +31,9 @@ def check_rows(model: Model, rows: Rows) -> None:
     """
     response = model.terms.response
     raw = {name: rows.number(name) for name in model.columns if _is_number(rows, name)}
-    infinite = aggregate(rows.frame, {f"i{k}": (~e.is_finite()).cast(nw.Int64).sum() for k, e in enumerate(raw.values())})
+    infinite = aggregate(rows.frame, {f"i{k}": _count(_not_finite(e)) for k, e in enumerate(raw.values())})
     problems = [
-        f"{name!r} is infinite in {count} rows{_first(rows, ~raw[name].is_finite())}"
+        f"{name!r} is infinite in {count} rows{_first(rows, _not_finite(raw[name]))}"
         for name, count in zip(raw, infinite.values(), strict=True)
         if count
     ]
@@ -46,14 +46,17 @@ def check_rows(model: Model, rows: Rows) -> None:
         tests["y"] = (bad, f"response {response.name!r} is not positive, which {model.family} needs: {{}} rows{{}}")
     for name in (model.weights, model.se):
         if name:
-            tests[name] = (~(rows.number(name) > 0), f"{name!r} (weights or standard errors) is not positive: {{}} rows{{}}")
+            tests[name] = (
+                ~(rows.number(name) > 0),
+                f"{name!r} (weights or standard errors) is not positive: {{}} rows{{}}",
+            )
     for column in rows.layout.columns[1:]:
         if column.numeric:
-            bad = ~rows.column(column).is_finite()
+            bad = _not_finite(rows.column(column))
             tests[f"t{column.label}"] = (bad, f"term {column.label!r} is not finite: {{}} rows{{}}")
     if "y" not in tests:
-        tests["y"] = (~rows.response(model).is_finite(), f"response {response.name!r} is not finite: {{}} rows{{}}")
-    aliases = {f"t{k}": test.cast(nw.Int64).sum() for k, (test, _) in enumerate(tests.values())}
+        tests["y"] = (_not_finite(rows.response(model)), f"response {response.name!r} is not finite: {{}} rows{{}}")
+    aliases = {f"t{k}": _count(test) for k, (test, _) in enumerate(tests.values())}
     counts = aggregate(rows.frame, aliases)
     problems = [
         text.format(count, _first(rows, test))
@@ -64,6 +67,26 @@ def check_rows(model: Model, rows: Rows) -> None:
         raise DataError("; ".join(problems) + ". Correct or remove these rows, or choose another family.")
 
 
+def check_finite(statistics: Statistics) -> None:
+    """Check that no sum of squares left the floats (values of 1e160 are finite, their squares are not)."""
+    names = [column.label for column in statistics.layout.columns[1:]] + [statistics.model.terms.response.name]
+    finite = np.isfinite(statistics.scatter).all(axis=(0, 1)) & np.isfinite(statistics.mean).all(axis=0)
+    finite &= np.isfinite(statistics.shift)
+    if not finite.all() or not np.isfinite(statistics.weight).all():
+        bad = [name for name, good in zip(names, finite, strict=True) if not good]
+        raise DataError(f"The squares of {listed(bad or ['weights'])} are too large for floats; use another unit.")
+
+
+def _not_finite(values: nw.Expr) -> nw.Expr:
+    """True for NaN and infinities; pandas' nullable types call a computed NaN finite, so it is asked for twice."""
+    return ~values.is_finite() | values.is_nan()
+
+
+def _count(bad: nw.Expr) -> nw.Expr:
+    """Number of rows in which `bad` is true, or null: some engines answer log(-1) or 1/0 with null."""
+    return bad.fill_null(True).cast(nw.Int64).sum()
+
+
 def _is_number(rows: Rows, name: str) -> bool:
     return dict(rows.frame.collect_schema())[rows.names[name]].is_numeric()
 
@@ -72,7 +95,8 @@ def _first(rows: Rows, bad: nw.Expr) -> str:
     """The first offending rows, where rows have an order."""
     if not isinstance(rows.frame, nw.DataFrame):
         return ""
-    mask = collect(rows.frame.select(bad=bad))["bad"].to_numpy()
+    with np.errstate(all="ignore"):
+        mask = collect(rows.frame.select(bad=bad.fill_null(True)))["bad"].to_numpy()
     places = np.flatnonzero(mask.astype(bool))[:5]
     return f" (the first at positions {', '.join(map(str, places))} of the complete rows)"
 
@@ -80,16 +104,30 @@ def _first(rows: Rows, bad: nw.Expr) -> str:
 def check_statistics(statistics: Statistics) -> None:
     """Check what only the sums show: constant response, aliased columns, groups that identify nothing.
 
+    `fit` calls this, `compress` does not: one site of a federated study may well hold one group or one arm, and its
+    statistics must still add up with the others'.
+
     Raises
     ------
     DataError
         One message with every problem found.
     """
-    problems = [*_constant_response(statistics), *_aliased(statistics), *_levels(statistics), *_arms(statistics)]
+    problems = [
+        *_one_category(statistics), *_constant_response(statistics), *_aliased(statistics), *_levels(statistics),
+        *_arms(statistics),
+    ]  # fmt: skip
     if problems:
         raise DataError(" ".join(problems))
     for message in _contaminated(statistics):
         warnings.warn(message, BayeshlmWarning, stacklevel=outside_package())
+
+
+def _one_category(statistics: Statistics) -> list[str]:
+    return [
+        f"Column {name!r} has one category only ({values[0]!r}): it has no effect to estimate."
+        for name, values in statistics.layout.categories.items()
+        if len(values) < 2
+    ]
 
 
 def _constant_response(statistics: Statistics) -> list[str]:
@@ -125,7 +163,7 @@ def _aliased(statistics: Statistics) -> list[str]:
 
 
 def cross_products(statistics: Statistics) -> NDArray[np.float64]:
-    """sum w a a' of all rows, a = (1, columns, y), centred on the shift where the model has an intercept."""
+    """Sum w a a' of all rows, a = (1, columns, y), centred on the shift where the model has an intercept."""
     weight, mean, scatter = statistics.total()
     centre = mean if statistics.model.terms.intercept else mean + statistics.shift
     full = np.empty((len(mean) + 1, len(mean) + 1))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bayeshlm.data.checks import check_statistics
 from bayeshlm.data.statistics import Statistics, compress
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import HalfNormal, HalfStudentT, Normal, Prior
@@ -37,7 +38,9 @@ def scaled_priors(model: Model, data: Any) -> Model:
     Westfall (2017), "Statistical details of the default priors in the Bambi library", arXiv:1702.01201;
     the widths are those of Bambi and rstanarm.
     """
-    return scale_priors(model, data if isinstance(data, Statistics) else compress(model, data))
+    statistics = data if isinstance(data, Statistics) else compress(model, data)
+    check_statistics(statistics)
+    return scale_priors(model, statistics)
 
 
 def scale_priors(model: Model, statistics: Statistics) -> Model:
@@ -76,7 +79,7 @@ def scale_priors(model: Model, statistics: Statistics) -> Model:
 
 def _rounded(prior: Normal | HalfNormal) -> Prior:
     """Three digits: a default is no measurement."""
-    return type(prior)(**{"sigma": _significant(prior.sigma)})
+    return type(prior)(sigma=_significant(prior.sigma))
 
 
 def _significant(value: float, digits: int = 3) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bayeshlm.data.layout import Column, Layout, bind, categorical_columns
+from bayeshlm.data.layout import Column, Layout, bind, categorical_columns, plain_labels
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.expressions import Node, compile_expression
 from bayeshlm.spec.model import Model
@@ -41,6 +41,8 @@ class Rows:
     names : mapping
         User's column -> internal column.
     layout : Layout
+    values : mapping
+        Categorical column -> {label: value in the frame}.
     total, used : int
         Rows before and after dropping the incomplete ones.
     missing : mapping
@@ -50,6 +52,7 @@ class Rows:
     frame: Frame
     names: Mapping[str, str]
     layout: Layout
+    values: Mapping[str, Mapping[Any, Any]]
     total: int
     used: int
     missing: Mapping[str, int]
@@ -61,7 +64,7 @@ class Rows:
     def column(self, column: Column) -> nw.Expr:
         """A design column as float64."""
         parts = [compile_expression(node, self.number, self.layout.constants) for node in column.numeric]
-        parts += [(nw.col(self.names[n]) == value).cast(nw.Float64) for n, value in column.indicators]
+        parts += [(nw.col(self.names[n]) == self.values[n][label]).cast(nw.Float64) for n, label in column.indicators]
         return reduce(lambda a, b: a * b, parts) if parts else nw.lit(1.0)
 
     def response(self, model: Model) -> nw.Expr:
@@ -146,11 +149,13 @@ def prepare(model: Model, data: Any, *, missing: str = "drop") -> Rows:
     if used == 0:
         raise DataError("The table has no rows." if total == 0 else f"No complete row is left: {_counts(absent)}.")
 
-    categories = {name: _categories(frame, names[name], name, schema[name]) for name in categorical}
-    rows = Rows(frame, names, Layout((), (), (), categories), total, used, absent)
+    found = {name: _categories(frame, names[name], name, schema[name]) for name in categorical}
+    values = {name: pairs for name, (pairs, _) in found.items()}
+    rows = Rows(frame, names, Layout((), (), ()), values, total, used, absent)
     constants = _constants(model, rows)
-    layout = bind(model, numeric, categories, constants)
-    return Rows(frame, names, layout, total, used, absent)
+    categories = {name: tuple(pairs) for name, pairs in values.items()}
+    layout = bind(model, numeric, categories, constants, {n: order for n, (_, order) in found.items() if order})
+    return Rows(frame, names, layout, values, total, used, absent)
 
 
 def collect(frame: Frame) -> nw.DataFrame[Any]:
@@ -162,7 +167,8 @@ def aggregate(frame: Frame, expressions: Mapping[str, nw.Expr]) -> dict[str, Any
     """One row of aggregates, as plain values."""
     if not expressions:
         return {}
-    row = collect(frame.select(**expressions))
+    with np.errstate(all="ignore"):  # log(-1) is counted and refused, not warned of
+        row = collect(frame.select(**expressions))
     return {name: row[name].to_list()[0] for name in expressions}
 
 
@@ -171,7 +177,9 @@ def _check_columns(model: Model, available: list[str]) -> None:
     if absent:
         hints = {name: difflib.get_close_matches(name, available, 1) for name in absent}
         near = "; ".join(f"did you mean {hint[0]!r} for {name!r}?" for name, hint in hints.items() if hint)
-        raise DataError(f"Column not in the data: {listed(absent)}. The data have {listed(available, 20)}. {near}".strip())
+        raise DataError(
+            f"Column not in the data: {listed(absent)}. The data have {listed(available, 20)}. {near}".strip()
+        )
 
 
 def _check_types(
@@ -211,8 +219,10 @@ def _counts(absent: Mapping[str, int]) -> str:
     return ", ".join(f"{name!r} in {count} rows" for name, count in absent.items())
 
 
-def _categories(frame: Frame, alias: str, name: str, dtype: Any) -> tuple[Any, ...]:
-    """Categories that occur, in the type's own order where it has one, else sorted."""
+def _categories(frame: Frame, alias: str, name: str, dtype: Any) -> tuple[dict[Any, Any], tuple[Any, ...]]:
+    """({label: value} of the categories that occur, the type's own order or nothing); sorted where it has none."""
+    import pandas as pd
+
     found = collect(frame.select(alias).unique())[alias]
     values = [value for value in found.to_list() if value is not None]
     if len(values) > MAX_CATEGORIES:
@@ -220,19 +230,17 @@ def _categories(frame: Frame, alias: str, name: str, dtype: Any) -> tuple[Any, .
             f"Column {name!r} ({dtype}) enters the formula as categories and has {len(values)} of them. "
             + NUMERIC_HINT.format(name=name)
         )
-    if len(values) < 2:
-        raise DataError(f"Column {name!r} has one category only ({values[0]!r}): it has no effect to estimate.")
     order: list[Any] = []
     if isinstance(dtype, nw.Enum):
         order = list(dtype.categories)
-    elif isinstance(dtype, nw.Categorical) and isinstance(frame, nw.DataFrame):
-        order = found.cat.get_categories().to_list()
-    if order:
-        return tuple(value for value in order if value in set(values))
-    try:
-        return tuple(sorted(values))
-    except TypeError:
-        return tuple(sorted(values, key=str))
+    elif isinstance(dtype, nw.Categorical):
+        # Only pandas' categories have an order of the user's; elsewhere it is the accident of first appearance.
+        native = found.to_native()
+        order = list(native.cat.categories) if isinstance(native, pd.Series) else []
+    pairs = dict(zip(plain_labels(name, values), values, strict=True))
+    declared = tuple(plain_labels(name, order))
+    labels = [label for label in declared if label in pairs] if set(declared) >= set(pairs) else sorted(pairs)
+    return {label: pairs[label] for label in labels}, declared
 
 
 def _constants(model: Model, rows: Rows) -> dict[Node, tuple[float, float]]:

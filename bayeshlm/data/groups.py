@@ -9,24 +9,18 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.data.layout import plain
-from bayeshlm.errors import DataError, listed
+from bayeshlm.data.layout import plain_labels
 
 Codes = NDArray[np.int64]
 
 
-def factorize(column: nw.Series[Any]) -> tuple[Codes, list[Any]]:
-    """(code per row, sorted distinct labels)."""
+def factorize(column: nw.Series[Any], name: str) -> tuple[Codes, list[Any]]:
+    """(code per row, sorted distinct labels); `name` is what the user calls the column."""
     import pandas as pd
 
     native = column.to_native()
     codes, unique = pd.factorize(native if isinstance(native, pd.Series) else column.to_numpy())
-    labels = [plain(value) for value in unique]
-    if len({type(label) for label in labels}) > 1:  # labels of several types are compared as text
-        labels = [str(label) for label in labels]
-    if len(set(labels)) < len(labels):
-        twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
-        raise DataError(f"Column {column.name!r}: different groups have the same label as text: {listed(twice)}.")
+    labels = plain_labels(name, list(unique))
     order = sorted(range(len(labels)), key=labels.__getitem__)
     rank = np.empty(len(labels), dtype=np.int64)
     rank[order] = np.arange(len(labels))
@@ -61,6 +55,5 @@ def joined_labels(members: Sequence[tuple[Any, ...]]) -> list[Any]:
 
 
 def sorted_members(members: set[tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
-    """Groups in order of their labels, position by position; as text where one part had numbers and one had text."""
-    texts = [len({type(value) for value in values}) > 1 for values in zip(*members, strict=True)]
-    return tuple(sorted(members, key=lambda m: tuple(str(v) if t else v for v, t in zip(m, texts, strict=True))))
+    """Groups in order of their labels, position by position (each position has labels of one type)."""
+    return tuple(sorted(members))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import datetime
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
+from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.expressions import Node
 from bayeshlm.spec.formula import Factor, GroupTerm, Term
 from bayeshlm.spec.model import Model
@@ -94,6 +98,7 @@ class Layout:
     levels: tuple[Level, ...]
     categories: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     constants: Mapping[Node, tuple[float, float]] = field(default_factory=dict)
+    declared: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a type's own categories, unused ones too
 
     @property
     def common_columns(self) -> tuple[int, ...]:
@@ -110,11 +115,18 @@ def categorical_columns(model: Model, numeric: Mapping[str, bool]) -> tuple[str,
     return tuple(dict.fromkeys(found))
 
 
+def numeric_columns(model: Model, layout: Layout) -> dict[str, bool]:
+    """Column -> whether it entered the layout as numbers (a column may also enter as `C(g)`)."""
+    bare = {node.value for column in layout.columns for node in column.numeric if node.kind == "column"}
+    return {name: name not in layout.categories or name in bare for name in model.columns}
+
+
 def bind(
     model: Model,
     numeric: Mapping[str, bool],
     categories: Mapping[str, tuple[Any, ...]],
     constants: Mapping[Node, tuple[float, float]],
+    declared: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> Layout:
     """Lay out the design columns.
 
@@ -127,6 +139,8 @@ def bind(
         Categorical column -> its categories in order; the first is the reference where one is dropped.
     constants : mapping
         (mean, standard deviation) per `center`/`scale` node.
+    declared : mapping, optional
+        Categories in the order of the column's type, where it has one.
     """
     builder = _Builder(numeric, categories)
     common = tuple(builder.block(term, term.name, model.terms.common) for term in model.terms.common)
@@ -134,7 +148,7 @@ def bind(
     for group in model.terms.groups:
         grouped.setdefault(frozenset(group.level), []).append(group)
     levels = tuple(_level(builder, groups) for groups in grouped.values())
-    return Layout(tuple(builder.columns), common, levels, dict(categories), dict(constants))
+    return Layout(tuple(builder.columns), common, levels, dict(categories), dict(constants), dict(declared or {}))
 
 
 def _level(builder: _Builder, groups: list[GroupTerm]) -> Level:
@@ -145,8 +159,7 @@ def _level(builder: _Builder, groups: list[GroupTerm]) -> Level:
     for group in groups:
         start = position
         for effect in group.effects:
-            name = f"{'1' if effect.is_intercept else effect.name}|{first.level_name}"
-            block = builder.block(effect, name, group.effects)
+            block = builder.block(effect, group.effect_name(effect), group.effects)
             blocks.append(block)
             position += len(block.columns)
         if group.correlated:
@@ -213,11 +226,27 @@ def _all_terms(model: Model) -> list[Term]:
 
 
 def plain(value: Any) -> int | str:
-    """A label as a plain int or str: whole floats become ints, dates, booleans and the rest text."""
+    """A label as a plain int or str: whole numbers become ints, dates ISO text, booleans and the rest text."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return int(value)
+    if isinstance(value, float | np.floating | int | np.integer | Decimal):
+        whole = value == value and abs(value) < 2**63 and value == int(value)
+        return int(value) if whole else str(value)
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
+    if isinstance(value, datetime.datetime):  # pandas' Timestamp is one too
+        midnight = value.time() == datetime.time() and value.tzinfo is None
+        return value.date().isoformat() if midnight else value.isoformat(sep=" ")
     return str(value)
+
+
+def plain_labels(name: str, values: Sequence[Any]) -> list[Any]:
+    """Plain labels of distinct values, all of one type. Raises DataError where two become the same."""
+    labels: list[Any] = [plain(value) for value in values]
+    if len({type(label) for label in labels}) > 1:  # labels of several types are compared as text
+        labels = [str(label) for label in labels]
+    if len(set(labels)) < len(labels):
+        counts = Counter(labels)
+        twice = [label for label, count in counts.items() if count > 1]
+        raise DataError(f"Column {name!r}: different groups have the same label as text: {listed(twice)}.")
+    return labels

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data import checks
-from bayeshlm.data.frames import Rows, aggregate, collect, prepare
-from bayeshlm.data.groups import combine, factorize, joined_labels, sorted_members
+from bayeshlm.data.frames import Frame, Rows, aggregate, collect, prepare
+from bayeshlm.data.groups import combine, factorize, joined_labels
 from bayeshlm.data.layout import Layout
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
 from bayeshlm.spec.model import Model
 
+CANCELLATION = 1e-6  # a group's own share of its sum of squares below which the sums are taken anew
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
@@ -83,6 +84,8 @@ class Statistics:
         """Statistics of both parts together. Raises DataError where they are not of the same model."""
         if not isinstance(other, Statistics):
             return NotImplemented
+        from bayeshlm.data.merge import merge
+
         return merge(self, other)
 
 
@@ -117,59 +120,10 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
         )
     checks.check_rows(model, rows)
     reduce_rows = _reduce_eager if isinstance(rows.frame, nw.DataFrame) else _reduce_lazy
-    statistics = reduce_rows(model, rows)
-    checks.check_statistics(statistics)
+    with np.errstate(over="ignore", invalid="ignore"):  # sums beyond the floats are refused below
+        statistics = reduce_rows(model, rows)
+    checks.check_finite(statistics)
     return statistics
-
-
-def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Add two parts of one data set; groups are matched by label, cells by their groups."""
-    if a.model != b.model:
-        raise DataError("Statistics add up only if they are of the same model.")
-    if a.layout != b.layout:
-        raise DataError(
-            "Statistics add up only if both parts saw the same categories and the same constants of center() and "
-            "scale(); write these constants into the formula, e.g. I(x - 3)."
-        )
-    labels, mapped = [], []
-    for level, (left, right) in enumerate(zip(a.members, b.members, strict=True)):
-        union = sorted_members({*left, *right})
-        position = {label: k for k, label in enumerate(union)}
-        labels.append(union)
-        mapped.append(
-            np.concatenate([
-                np.array([position[label] for label in part], dtype=np.int64)[codes[:, level]]
-                for part, codes in ((left, a.codes), (right, b.codes))
-            ])
-        )  # fmt: skip
-    shape = (len(a.count) + len(b.count), len(a.members))
-    codes = np.stack(mapped, axis=1) if mapped else np.zeros(shape, dtype=np.int64)
-    unique, cell = np.unique(codes, axis=0, return_inverse=True) if mapped else (codes[:1], np.zeros(shape[0], int))
-    # b's means are re-expressed about a's shift: an addition of numbers near their difference, no squares involved.
-    mean = np.concatenate([a.mean, b.mean + (b.shift - a.shift)])
-    weight = np.concatenate([a.weight, b.weight])
-    scatter = np.concatenate([a.scatter, b.scatter])
-    joint_weight, joint_mean, joint_scatter = _chan(cell.ravel(), len(unique), weight, mean, scatter)
-    return Statistics(
-        a.model, a.layout, tuple(labels), unique,
-        np.bincount(cell.ravel(), np.concatenate([a.count, b.count]), len(unique)),
-        joint_weight, joint_mean, joint_scatter, a.shift,
-        a.total_rows + b.total_rows, a.rows + b.rows,
-        {k: a.missing.get(k, 0) + b.missing.get(k, 0) for k in {**a.missing, **b.missing}},
-        a.sum_log_weight + b.sum_log_weight, a.log_jacobian + b.log_jacobian,
-    )  # fmt: skip
-
-
-def _chan(cell: Codes, cells: int, weight: Array, mean: Array, scatter: Array) -> tuple[Array, Array, Array]:
-    """Pool parts that fall into the same cell: weights add, scatters add plus the spread of the parts' means."""
-    joint_weight = np.bincount(cell, weight, cells)
-    joint_mean = np.zeros((cells, mean.shape[1]))
-    np.add.at(joint_mean, cell, weight[:, None] * mean)
-    joint_mean /= joint_weight[:, None]
-    deviation = mean - joint_mean[cell]
-    joint_scatter = np.zeros((cells, *scatter.shape[1:]))
-    np.add.at(joint_scatter, cell, scatter + weight[:, None, None] * deviation[:, :, None] * deviation[:, None, :])
-    return joint_weight, joint_mean, joint_scatter
 
 
 def row_weight(model: Model, rows: Rows) -> nw.Expr | None:
@@ -196,7 +150,7 @@ def _reduce_eager(model: Model, rows: Rows) -> Statistics:
     columns = [np.asarray(values[name].to_numpy(), dtype=float) for name in expressions]
     weight = None if weight_expression is None else np.asarray(values["w"].to_numpy(), dtype=float)
     keys = _key_columns(rows)
-    coded = [factorize(rows.frame.get_column(rows.names[key])) for key in keys]
+    coded = [factorize(rows.frame.get_column(rows.names[key]), key) for key in keys]
     cell, combos = combine(coded, rows.used)
     count = np.bincount(cell, minlength=len(combos)).astype(float)
     weights = count if weight is None else np.bincount(cell, weight, len(combos))
@@ -235,29 +189,58 @@ def _reduce_lazy(model: Model, rows: Rows) -> Statistics:
     )
     shift = np.array([float(first[name]) for name in names])
     frame = frame.with_columns(**{name: nw.col(name) - shift[k] for k, name in enumerate(names)})
-    sums = {f"s{i}": nw.col("w") * nw.col(n) for i, n in enumerate(names)}
-    pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
-    sums |= {f"p{i}_{j}": nw.col("w") * nw.col(names[i]) * nw.col(names[j]) for i, j in pairs}
-    frame = frame.with_columns(**sums)
-    parts = [nw.len().alias("n"), nw.col("w").sum().alias("w"), *(nw.col(name).sum() for name in sums)]
-    grouped = frame.group_by(*(f"k{j}" for j in range(len(keys)))).agg(*parts) if keys else frame.select(*parts)
-    table = collect(grouped)
-    coded = [factorize(table[f"k{j}"]) for j in range(len(keys))]
+    key_names = [f"k{j}" for j in range(len(keys))]
+    table, count, weights, mean, scatter = _group_sums(frame, key_names, names, {})
+    if keys and _cancelled(rows, weights, mean, scatter):
+        # Some groups lie far apart for their width: sum once more, each group about (nearly) its own mean.
+        centres = {f"m{i}": nw.col(name).mean().over(*key_names) for i, name in enumerate(names)}
+        frame = frame.with_columns(**centres)
+        frame = frame.with_columns(**{name: nw.col(name) - nw.col(f"m{i}") for i, name in enumerate(names)})
+        table, count, weights, mean, scatter = _group_sums(frame, key_names, names, centres)
+    coded = [factorize(table[name], key) for name, key in zip(key_names, keys, strict=True)]
     order, combos = combine(coded, len(table))
     inverse = np.argsort(order)
-    count, weights = (np.asarray(table[name].to_numpy(), dtype=float)[inverse] for name in ("n", "w"))
-    mean = np.stack([np.asarray(table[f"s{i}"].to_numpy(), float) for i in range(len(names))], axis=1)[inverse]
-    mean /= weights[:, None]
-    scatter = np.empty((len(table), len(names), len(names)))
-    for i, j in pairs:
-        raw = np.asarray(table[f"p{i}_{j}"].to_numpy(), dtype=float)[inverse]
-        scatter[:, i, j] = scatter[:, j, i] = raw - weights * mean[:, i] * mean[:, j]
-    diagonal = np.arange(len(names))
-    scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)  # rounding of a constant column
+    count, weights, mean, scatter = count[inverse], weights[inverse], mean[inverse], scatter[inverse]
     sum_log_weight = 0.0 if weight_expression is None else float(first["w"])
     jacobian = -float(first["y"]) if model.family_spec.log_response else 0.0
     uniques = [unique for _, unique in coded]
     return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, sum_log_weight, jacobian)
+
+
+def _group_sums(
+    frame: Frame, keys: list[str], names: list[str], centres: Mapping[str, nw.Expr]
+) -> tuple[nw.DataFrame[Any], Array, Array, Array, Array]:
+    """(table with the keys, count, weight, mean, scatter) per group; means include the centres m0, m1, ... if any."""
+    sums = {f"s{i}": nw.col("w") * nw.col(n) for i, n in enumerate(names)}
+    pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
+    sums |= {f"p{i}_{j}": nw.col("w") * nw.col(names[i]) * nw.col(names[j]) for i, j in pairs}
+    parts = [nw.len().alias("n"), nw.col("w").sum().alias("w")]
+    parts += [nw.col(name).sum() for name in sums] + [nw.col(name).max() for name in centres]
+    frame = frame.with_columns(**sums)
+    table = collect(frame.group_by(*keys).agg(*parts) if keys else frame.select(*parts))
+
+    def values(name: str) -> Array:
+        return np.asarray(table[name].to_numpy(), dtype=float)
+
+    count, weight = values("n"), values("w")
+    mean = np.stack([values(f"s{i}") for i in range(len(names))], axis=1) / weight[:, None]
+    scatter = np.empty((len(table), len(names), len(names)))
+    for i, j in pairs:
+        scatter[:, i, j] = scatter[:, j, i] = values(f"p{i}_{j}") - weight * mean[:, i] * mean[:, j]
+    diagonal = np.arange(len(names))
+    scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)  # rounding of a constant column
+    if centres:
+        mean += np.stack([values(name) for name in centres], axis=1)
+    return table, count, weight, mean, scatter
+
+
+def _cancelled(rows: Rows, weight: Array, mean: Array, scatter: Array) -> bool:
+    """Whether sums about one common centre left too few digits of some group's own variation."""
+    squares = np.einsum("cii->ci", scatter)
+    lost = squares < CANCELLATION * weight[:, None] * mean**2
+    numbers = [bool(column.numeric) for column in rows.layout.columns[1:]] + [True]
+    # Indicators are 0 or 1: what rounding leaves of a constant one is far below any unit.
+    return bool(lost[:, numbers].any())
 
 
 def _key_columns(rows: Rows) -> list[str]:

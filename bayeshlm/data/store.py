@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeshlm.data.layout import bind
+from bayeshlm.data.layout import bind, numeric_columns
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError
 from bayeshlm.spec.expressions import Node
@@ -29,8 +29,9 @@ def statistics_to_dataset(statistics: Statistics) -> xr.Dataset:
         "missing": dict(statistics.missing),
         "sum_log_weight": statistics.sum_log_weight,
         "log_jacobian": statistics.log_jacobian,
-        "numeric": [name for name in statistics.model.columns if name not in layout.categories],
+        "numeric": [name for name, number in numeric_columns(statistics.model, layout).items() if number],
         "categories": [[name, list(values)] for name, values in layout.categories.items()],
+        "declared": [[name, list(values)] for name, values in layout.declared.items()],
         "constants": [list(constant) for constant in layout.constants.values()],
     }
     variables: dict[str, Any] = {
@@ -45,7 +46,7 @@ def statistics_to_dataset(statistics: Statistics) -> xr.Dataset:
         for j, values in enumerate(zip(*members, strict=True)):
             variables[f"level_{k}_key_{j}"] = ((f"level_{k}_group",), np.array(values))
     coords = {"column": columns, "level": np.array([level.name for level in layout.levels], dtype=str)}
-    attrs = {"model": statistics.model.to_json(), "record": json.dumps(record, ensure_ascii=False, default=str)}
+    attrs = {"model": statistics.model.to_json(), "record": json.dumps(record, ensure_ascii=False)}
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
@@ -60,7 +61,8 @@ def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
     categories = {name: tuple(values) for name, values in record["categories"]}
     nodes = dict.fromkeys(_stateful(model))
     constants = {node: (mean, sd) for node, (mean, sd) in zip(nodes, record["constants"], strict=True)}
-    layout = bind(model, numeric, categories, constants)
+    declared = {name: tuple(values) for name, values in record["declared"]}
+    layout = bind(model, numeric, categories, constants, declared)
     members = []
     for k, level in enumerate(layout.levels):
         keys = [dataset[f"level_{k}_key_{j}"].values.tolist() for j in range(len(level.keys))]

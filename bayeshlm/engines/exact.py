@@ -100,7 +100,7 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
             )
     if any(not prior.proper for prior in statistics.model.complete_priors.values()):
         attrs["log_evidence"] = attrs["log_evidence_se"] = float("nan")  # an improper prior has no evidence
-    flat = theta.reshape(-1, problem.size)
+    flat = theta.reshape(chains * draws, problem.size)
     beta, drawn_effects = marginal.draw_effects(flat, effects)
     variables, coords = _name(statistics, problem, flat, beta, drawn_effects, (chains, draws))
     attrs["seconds"] = time.perf_counter() - began

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 from scipy.stats import qmc
 
 Array = NDArray[np.float64]
 LogDensity = Callable[[Array], Array]  # (n, d) -> (n,)
 DEGREES = 4.0  # of the t proposals: log standard deviations have exponential tails, which any t dominates
 SCAN = 9  # 2**SCAN points scan the box for a start
-STEP = 1e-3  # of the central differences; the density is evaluated to about 1e-11
+STARTS, APART = 3, 1.0  # starts of the mode search, and how far they keep from each other
+NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in log density, none
+MAX_NEWTON, CONVERGED = 60, 1e-3
+DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
+NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
 ROUNDS = 8
+MIN_PROPOSALS = 1000  # fewer weights do not show their tail
 ATTEMPTS = 4  # at the final proposals
 MAX_PARETO_K = 0.7  # above it importance sampling is unreliable (Vehtari et al. 2024, section 3.2.4)
 MIN_EFFICIENCY = 0.05
@@ -46,7 +51,7 @@ class Component:
 
     def logpdf(self, points: Array) -> Array:
         d = len(self.location)
-        z = np.linalg.solve(self.root, (points - self.location).T)
+        z = np.linalg.inv(self.root) @ (points - self.location).T
         constant = (
             math.lgamma((DEGREES + d) / 2)
             - math.lgamma(DEGREES / 2)
@@ -136,13 +141,13 @@ def sample(
         evaluations += len(points)
         return log_density(points)
 
-    mode, curvature = find_mode(counted, low, high, rng)
-    proposal, efficiency, pilot, pilot_weight = adapt(counted, mode, curvature, rng)
+    proposal, efficiency, pilot, pilot_weight = adapt(counted, laplace(find_modes(counted, low, high, rng)), rng)
     start = pilot[rng.choice(len(pilot), chains, p=_normalised(pilot_weight))]
     start_values = counted(start)
     for attempt in range(ATTEMPTS):
         # A chain loses draws to rejections; several proposals a kept draw win them back.
         thinning = int(np.clip(math.ceil(2.0 / max(efficiency, 1e-3)), 1, 12))
+        thinning = max(thinning, math.ceil(MIN_PROPOSALS / (chains * draws)))
         count = draws * thinning
         points = proposal.sample(chains * count, rng)
         values = counted(points)
@@ -151,7 +156,7 @@ def sample(
         if (tail <= MAX_PARETO_K and efficiency >= MIN_EFFICIENCY) or attempt == ATTEMPTS - 1:
             break
         # So many points show corners that the pilot missed: fit the next proposal to them.
-        proposal = _refit(points, log_weight, rng)
+        proposal = _refit(points, log_weight, rng, components=5 + 2 * attempt)
     start_weight = start_values - proposal.logpdf(start)
     index, accepted = _metropolis(log_weight.reshape(chains, count), start_weight, rng)
     kept = index[:, thinning - 1 :: thinning]
@@ -167,33 +172,57 @@ def sample(
     )  # fmt: skip
 
 
-def find_mode(
+def find_modes(
     log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """(mode, negative Hessian there): a quasi-random scan of the box, then bounded quasi-Newton from its best point."""
-    d = len(low)
-    scan = low + (high - low) * qmc.Sobol(d, rng=rng).random_base2(SCAN)
+) -> list[tuple[float, Array, Array]]:
+    """Modes as (log density, mode (d,), negative Hessian (d, d)), the highest first.
+
+    A quasi-random scan of the box gives starts: its best point and the best ones far from it. Newton steps follow, with
+    all differences of an iteration in one batch, which is what makes them quicker here than a quasi-Newton search.
+    """
+    scan = low + (high - low) * qmc.Sobol(len(low), rng=rng).random_base2(SCAN)
     values = log_density(scan)
     if not np.isfinite(values).any():
         raise FloatingPointError("the density is 0 everywhere it was tried")
-    best, level = scan[np.argmax(values)], float(values.max())  # relative to it, so that stopping rules see the peak
+    starts: list[Array] = []
+    for k in np.argsort(-values):
+        if np.isfinite(values[k]) and all(np.linalg.norm(scan[k] - other) > APART for other in starts):
+            starts.append(scan[k])
+        if len(starts) == STARTS:
+            break
+    modes: list[tuple[float, Array, Array]] = []
+    for start in starts:
+        value, mode, curvature = _climb(log_density, start, low, high)
+        known = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in modes)
+        if not known and (not modes or value > max(m[0] for m in modes) - NEGLIGIBLE):
+            modes.append((value, mode, curvature))
+    return sorted(modes, key=lambda m: -m[0])
 
-    def objective(x: Array) -> tuple[float, Array]:
-        steps = np.concatenate([np.zeros((1, d)), STEP * np.eye(d), -STEP * np.eye(d)])
-        f = log_density(x + steps)
-        if not np.isfinite(f).all():
-            return 1e100, np.zeros(d)
-        return level - float(f[0]), -(f[1 : d + 1] - f[d + 1 :]) / (2 * STEP)
 
-    result = optimize.minimize(objective, best, jac=True, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)))
-    mode = np.asarray(result.x)
-    if not np.isfinite(result.fun) or result.fun > 0:
-        mode = best
-    return mode, negative_hessian(log_density, mode)
+def root_of(curvature: Array) -> Array:
+    """Lower root of a negative Hessian, its eigenvalues held within CURVATURE."""
+    values, vectors = np.linalg.eigh(curvature)
+    return np.linalg.cholesky((vectors * np.clip(values, *CURVATURE)) @ vectors.T)
 
 
-def negative_hessian(log_density: LogDensity, x: Array, step: float = 0.05) -> Array:
-    """Central differences with a step that sees the shape of the peak rather than its tip (d, d)."""
+def _climb(log_density: LogDensity, x: Array, low: Array, high: Array) -> tuple[float, Array, Array]:
+    """Damped Newton ascent within the box -> (log density, mode, negative Hessian seen at a wider step)."""
+    for _ in range(MAX_NEWTON):
+        value, gradient, curvature = _derivatives(log_density, x, NEWTON_STEP)
+        root = root_of(curvature)
+        direction = np.linalg.solve(root.T, np.linalg.solve(root, gradient))
+        trials = np.clip(x + DAMPING[:, None] * direction, low, high)
+        reached = log_density(trials)
+        best = int(np.argmax(reached))
+        if not reached[best] > value + CONVERGED:
+            break
+        x = trials[best]
+    value, _, curvature = _derivatives(log_density, x, WIDE_STEP)
+    return value, x, curvature
+
+
+def _derivatives(log_density: LogDensity, x: Array, step: float) -> tuple[float, Array, Array]:
+    """(value, gradient (d,), negative Hessian (d, d)) by central differences, in one batch."""
     d = len(x)
     unit = step * np.eye(d)
     i, j = np.triu_indices(d, 1)
@@ -204,13 +233,26 @@ def negative_hessian(log_density: LogDensity, x: Array, step: float = 0.05) -> A
     hessian[np.diag_indices(d)] = (f[1 : d + 1] - 2 * f[0] + f[d + 1 : 2 * d + 1]) / step**2
     pp, pm, mp, mm = np.split(f[2 * d + 1 :], 4)
     hessian[i, j] = hessian[j, i] = (pp - pm - mp + mm) / (4 * step**2)
-    return -hessian
+    return float(f[0]), (f[1 : d + 1] - f[d + 1 : 2 * d + 1]) / (2 * step), -hessian
+
+
+def laplace(modes: list[tuple[float, Array, Array]]) -> Proposal:
+    """A t at every mode with its curvature, weighted by the mass that Laplace's method gives it."""
+    roots = [np.linalg.inv(root_of(curvature)).T for _, _, curvature in modes]
+    mass = np.array([value + np.linalg.slogdet(r)[1] for (value, _, _), r in zip(modes, roots, strict=True)])
+    weight = np.maximum(_normalised(mass), 0.05)
+    weight /= weight.sum()
+    # inv(root)' is an upper root of the covariance; the components want the lower one.
+    lower = [np.linalg.cholesky(r @ r.T) for r in roots]
+    return Proposal(tuple(
+        Component(float(w), mode, root) for w, (_, mode, _), root in zip(weight, modes, lower, strict=True)
+    ))  # fmt: skip
 
 
 def adapt(
-    log_density: LogDensity, mode: Array, curvature: Array, rng: np.random.Generator
+    log_density: LogDensity, proposal: Proposal, rng: np.random.Generator
 ) -> tuple[Proposal, float, Array, Array]:
-    """Laplace proposal, then rounds of a mixture refitted to all points so far (deterministic-mixture weights).
+    """Rounds of a mixture refitted to all points so far (deterministic-mixture weights).
 
     Returns
     -------
@@ -224,10 +266,7 @@ def adapt(
     ----------
     Cornuet, Marin, Mira, Robert (2012), Scandinavian J. of Statistics 39(4): adaptive multiple importance sampling.
     """
-    values, vectors = np.linalg.eigh(curvature)
-    root = np.linalg.cholesky((vectors / np.clip(values, *CURVATURE)) @ vectors.T)
-    proposal = Proposal((Component(1.0, mode, root),))
-    proposals, points, densities = [], np.empty((0, len(mode))), np.empty(0)
+    proposals, points, densities = [], np.empty((0, len(proposal.components[0].location))), np.empty(0)
     best = (-math.inf, 0.0, proposal)
     log_weight = densities
     for _ in range(ROUNDS):
@@ -288,7 +327,7 @@ def _refit(points: Array, log_weight: Array, rng: np.random.Generator, component
             total = share.sum()
             if total < 0.01:  # too few points to fit a covariance: let the others take over
                 continue
-            z = np.linalg.solve(component.root, (points - component.location).T)
+            z = np.linalg.inv(component.root) @ (points - component.location).T
             latent = share * (DEGREES + d) / (DEGREES + np.sum(z**2, axis=0))
             location = latent @ points / latent.sum()
             deviation = points - location

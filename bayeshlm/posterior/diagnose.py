@@ -79,6 +79,10 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
     rhats, sizes = [], []
     with np.errstate(all="ignore"):  # constant or too few draws give NaN, which fails below
         for _, _, draws in found:
+            if not np.isfinite(draws).all():
+                rhats.append(math.nan)
+                sizes.append(math.nan)
+                continue
             rhats.append(float(array_stats.rhat(draws)))
             bulk, tail = array_stats.ess(draws), array_stats.ess(draws, method="tail", prob=TAIL)
             sizes.append(float(np.minimum(bulk, tail)))  # np.minimum keeps NaN, min() may lose it
@@ -93,7 +97,7 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
     if unknown or not found:
         failures.append(
             f"R-hat or effective sample size cannot be computed for {', '.join(dict.fromkeys(unknown)) or 'anything'} "
-            "(constant or too few draws): ask for more draws."
+            "(constant, not finite, or too few draws): ask for more draws."
         )
     max_rhat = max(rhats, default=math.nan) if not unknown else math.nan
     min_ess = min(sizes, default=math.nan) if not unknown else math.nan

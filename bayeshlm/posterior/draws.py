@@ -95,18 +95,23 @@ def group_values(posterior: xr.DataTree, by: str) -> GroupValues:
     DataError
         If `by` is neither, with what can be compared.
     """
-    model, statistics = model_of(posterior), statistics_of(posterior)
-    _, mean, _ = statistics.total()
-    means = np.concatenate([[1.0], (mean + statistics.shift)[:-1]])
+    statistics = statistics_of(posterior)
+    means = column_means(statistics)
     level = find_level(statistics, by)
     if level is not None:
         return _level_values(posterior, statistics, level, means)
-    column = _find_factor(statistics, by)
+    column = find_factor(statistics, by)
     if column is None:
         choices = [level.name for level in statistics.layout.levels]
         choices += [name for name in statistics.layout.categories if _uses(statistics, name)]
         raise DataError(f"{by!r} is neither a level nor a categorical common effect. There are {listed(choices)}.")
-    return _factor_values(posterior, statistics, model, column, means)
+    return _factor_values(posterior, statistics, column, means)
+
+
+def column_means(statistics: Statistics) -> Array:
+    """Means of the design columns over rows (precision weighted), the constant first."""
+    _, mean, _ = statistics.total()
+    return np.concatenate([[1.0], (mean + statistics.shift)[:-1]])
 
 
 def find_level(statistics: Statistics, by: str) -> Level | None:
@@ -143,7 +148,8 @@ def _at_means(posterior: xr.DataTree, block: Block, means: Array) -> Any:
     return effects @ weights if block.labels else effects * weights[0]
 
 
-def _find_factor(statistics: Statistics, by: str) -> str | None:
+def find_factor(statistics: Statistics, by: str) -> str | None:
+    """A categorical common effect by its column, or as `C(column)`."""
     name = by[2:-1] if by.startswith("C(") and by.endswith(")") else by
     return name if name in statistics.layout.categories and _uses(statistics, name) else None
 
@@ -153,23 +159,27 @@ def _uses(statistics: Statistics, name: str) -> bool:
     return any(name == indicator for column in columns for indicator, _ in column.indicators)
 
 
-def _factor_values(
-    posterior: xr.DataTree, statistics: Statistics, model: Model, name: str, means: Array
-) -> GroupValues:
+def _factor_values(posterior: xr.DataTree, statistics: Statistics, name: str, means: Array) -> GroupValues:
+    categories = list(statistics.layout.categories[name])
+    count = posterior["posterior"].sizes["chain"] * posterior["posterior"].sizes["draw"]
+    blocks = [flat(posterior, block.name).reshape(count, -1) for block in statistics.layout.common]
+    total = np.concatenate(blocks, axis=1) @ factor_weights(statistics, name, means)
+    relative = total - total[:, :1]
+    return GroupValues(name, [_label(category) for category in categories], relative, f"{name} {categories[0]}")
+
+
+def factor_weights(statistics: Statistics, name: str, means: Array) -> Array:
+    """(common effects, categories): what each coefficient adds to each category of a categorical common effect."""
     layout = statistics.layout
     categories = list(layout.categories[name])
     index = {column.key: k for k, column in enumerate(layout.columns)}
-    total = np.zeros((posterior["posterior"].sizes["chain"] * posterior["posterior"].sizes["draw"], len(categories)))
-    for block in layout.common:
-        draws = flat(posterior, block.name)
-        draws = draws if block.labels else draws[:, None]
-        for position, k in enumerate(block.columns):
-            column = layout.columns[k]
-            mine = [category for indicator, category in column.indicators if indicator == name]
-            if mine:
-                total[:, categories.index(mine[0])] += draws[:, position] * _rest_mean(layout.columns, index, column, name, means)
-    relative = total - total[:, :1]
-    return GroupValues(name, [_label(category) for category in categories], relative, f"{name} {categories[0]}")
+    weights = np.zeros((len(layout.common_columns), len(categories)))
+    for position, k in enumerate(layout.common_columns):
+        column = layout.columns[k]
+        mine = [category for indicator, category in column.indicators if indicator == name]
+        if mine:
+            weights[position, categories.index(mine[0])] = _rest_mean(layout.columns, index, column, name, means)
+    return weights
 
 
 def _rest_mean(columns: tuple[Column, ...], index: dict[Any, int], column: Column, name: str, means: Array) -> float:

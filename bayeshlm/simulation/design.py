@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.errors import DesignError, listed
-from bayeshlm.spec.priors import Flat, LKJ, Prior
+from bayeshlm.spec.priors import LKJ, Flat, Prior
 
 Size = int | tuple[int, ...] | Prior
 Codes = NDArray[np.int64]
@@ -224,7 +224,11 @@ def _size(name: str, size: Any) -> Size:
         if isinstance(size, Flat | LKJ):
             raise DesignError(f"{name}={size} is no distribution of sizes.")
         return size
-    if isinstance(size, bool) or not isinstance(size, int | np.integer | Sequence | np.ndarray) or isinstance(size, str):
+    if (
+        isinstance(size, bool)
+        or not isinstance(size, int | np.integer | Sequence | np.ndarray)
+        or isinstance(size, str)
+    ):
         raise DesignError(f"{name}={size!r}: a size is an int, a list of ints, or a distribution.")
     values = [size] if isinstance(size, int | np.integer) else list(size)
     bad = [v for v in values if isinstance(v, bool) or not isinstance(v, int | np.integer) or v < 1]

@@ -14,7 +14,7 @@ from bayeshlm.data.groups import combine, factorize, joined_labels
 from bayeshlm.data.layout import Block, Level
 from bayeshlm.errors import DesignError, PriorError, listed
 from bayeshlm.simulation.design import Design, Structure, assign
-from bayeshlm.spec.model import Model
+from bayeshlm.spec.model import Model, matching
 from bayeshlm.spec.priors import LKJ
 
 if TYPE_CHECKING:
@@ -68,13 +68,22 @@ def simulate(
         Naming parameters that have neither a value nor a proper prior.
     """
     rng = np.random.default_rng(random_seed)
-    _check(model, design, params or {})
+    params = _check(model, design, params or {})
     data = draw_frame(design, rng)
     response = model.terms.response.name
     data[response] = 1.0
     rows = prepare(model, data)
-    truth, predictor = _draw_truth(model, rows, dict(params or {}), rng)
-    data[response] = _draw_response(model, rows, truth, predictor, rng)
+    single = [name for name, labels in rows.layout.categories.items() if len(labels) < 2]
+    if single or rows.missing:
+        raise DesignError(f"Columns with one category only or missing values: {listed([*single, *rows.missing])}.")
+    with np.errstate(all="ignore"):  # what is not finite is refused by name
+        truth, predictor = _draw_truth(model, rows, params, rng)
+        data[response] = _draw_response(model, rows, truth, predictor, rng)
+    if not np.isfinite(data[response]).all():
+        raise DesignError(
+            f"The simulated {response!r} is not finite: the parameters drawn or given carry it out of the floats. "
+            "Give narrower priors, or params."
+        )
     return World(data, truth)
 
 
@@ -88,8 +97,10 @@ def draw_frame(design: Design, rng: np.random.Generator) -> pd.DataFrame:
     columns: dict[str, Any] = {level: codes[group_of_row] for level, codes in ancestors.items()}
     columns[design.unit] = np.arange(len(group_of_row))
     for name, treatment in design.treatments:
-        arms = np.array(treatment.names)[assign(treatment, structure, rng)]
-        columns[name] = arms[ancestors[treatment.level]][group_of_row]
+        arms = assign(treatment, structure, rng)[ancestors[treatment.level]][group_of_row]
+        # Named arms keep their order: the first is the reference of a common effect, not the alphabet's first.
+        named = not isinstance(treatment.arms, int | np.integer)
+        columns[name] = pd.Categorical.from_codes(arms, list(treatment.names)) if named else arms
     for name, covariate in design.covariates:
         columns[name] = _covariate(covariate.level, covariate.distribution.sample, structure, group_of_row, rng)
     return pd.DataFrame(columns)
@@ -102,7 +113,8 @@ def _covariate(level: str | None, sample: Any, structure: Structure, group_of_ro
     return np.asarray(values[structure.ancestors()[level]][group_of_row])
 
 
-def _check(model: Model, design: Design, params: Mapping[str, Any]) -> None:
+def _check(model: Model, design: Design, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params under their parameters' own names, after everything is checked that needs no draw."""
     if model.terms.response.node.kind != "column":
         raise DesignError(
             f"The response {model.terms.response.name!r} is an expression; simulate needs one column "
@@ -121,9 +133,19 @@ def _check(model: Model, design: Design, params: Mapping[str, Any]) -> None:
     if response in made:
         raise DesignError(f"The response {response!r} is also a column of the design.")
     effects = {group.effect_name(effect) for group in model.terms.groups for effect in group.effects}
-    unknown = [name for name in params if name not in model.parameters and name not in effects]
+    known = {name: matching(name, [*model.parameters, *effects]) for name in params}
+    unknown = [name for name, parameter in known.items() if parameter is None]
     if unknown:
-        raise DesignError(f"params names {listed(unknown)}; the parameters are {listed([*model.parameters, *effects], 30)}.")
+        raise DesignError(
+            f"params names {listed(unknown)}; the parameters are {listed([*model.parameters, *effects], 30)}."
+        )
+    params = {str(known[name]): value for name, value in params.items()}
+    for group in model.terms.groups:
+        given = [name for name in map(group.effect_name, group.effects) if name in params]
+        if group.correlated and 0 < len(given) < len(group.effects):
+            raise DesignError(
+                f"params gives {listed(given)} only: correlated effects are given together, or drawn together."
+            )
     needed = [name for name in model.parameters if name not in params and not _drawable(model, name)]
     fixed = {
         f"{group.effect_name(effect)}_sigma" for group in model.terms.groups for effect in group.effects
@@ -132,6 +154,7 @@ def _check(model: Model, design: Design, params: Mapping[str, Any]) -> None:
     needed = [name for name in needed if name not in fixed]
     if needed:
         raise PriorError(f"Neither a value nor a proper prior for {listed(needed)}. Give params= or priors.")
+    return params
 
 
 def _drawable(model: Model, name: str) -> bool:
@@ -139,9 +162,7 @@ def _drawable(model: Model, name: str) -> bool:
     return prior is not None and prior.proper
 
 
-def _draw_truth(
-    model: Model, rows: Rows, params: dict[str, Any], rng: np.random.Generator
-) -> tuple[xr.Dataset, Array]:
+def _draw_truth(model: Model, rows: Rows, params: dict[str, Any], rng: np.random.Generator) -> tuple[xr.Dataset, Array]:
     """(truth, linear predictor per row)."""
     import xarray as xr
 
@@ -149,13 +170,21 @@ def _draw_truth(
     frame = rows.frame
     values = {k: frame.select(v=rows.column(c))["v"].to_numpy() for k, c in enumerate(layout.columns) if k}  # type: ignore[union-attr, index]  # draw_frame makes an eager frame
     values[0] = np.ones(rows.used)
+    bad = [layout.columns[k].label for k, column in values.items() if not np.isfinite(column).all()]
+    if bad:
+        raise DesignError(
+            f"These terms are not finite for the covariates drawn: {listed(bad)}. Choose other covariates."
+        )
     truth: dict[str, Any] = {}
     coords: dict[str, Any] = {}
     predictor = np.zeros(rows.used)
 
     def parameter(name: str, labels: tuple[Any, ...], dim: str) -> Array:
         shape = (len(labels),) if labels else ()
-        value = _given(name, params[name], labels) if name in params else priors[name].sample(rng, shape or None)
+        if name in params:
+            value = _given(name, params[name], labels, scale=model.parameters[name] == "scale")
+        else:
+            value = priors[name].sample(rng, shape or None)
         truth[name] = ((dim,) if labels else (), np.asarray(value, dtype=float))
         if labels:
             coords[dim] = list(labels)
@@ -208,7 +237,7 @@ def _level_root(
         labels = [level.effect_labels[k] for k in positions]
         dims = (f"{level.name}_effect", f"{level.name}_effect_other")
         truth[name] = (dims, correlation)
-        coords |= {dim: labels for dim in dims}
+        coords |= dict.fromkeys(dims, labels)
         root[np.ix_(positions, positions)] = np.diag(np.diag(root)[list(positions)]) @ np.linalg.cholesky(correlation)
     return root
 
@@ -226,7 +255,7 @@ def _correlation(name: str, given: Any, prior: LKJ, size: int, rng: np.random.Ge
                 k += 1
             root[i, i] = np.sqrt(left)
         return root @ root.T
-    matrix = np.asarray(given, dtype=float)
+    matrix = _numbers(name, given)
     if matrix.ndim == 0 and size == 2:
         matrix = np.array([[1.0, float(matrix)], [float(matrix), 1.0]])
     correct = matrix.shape == (size, size) and np.allclose(matrix, matrix.T) and np.allclose(np.diag(matrix), 1)
@@ -235,19 +264,26 @@ def _correlation(name: str, given: Any, prior: LKJ, size: int, rng: np.random.Ge
     return matrix
 
 
-def _given(name: str, value: Any, labels: tuple[Any, ...]) -> Array:
+def _numbers(name: str, value: Any) -> Array:
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise DesignError(f"params[{name!r}] must be numbers, not {value!r}.") from error
+
+
+def _given(name: str, value: Any, labels: tuple[Any, ...], *, scale: bool = False) -> Array:
     if isinstance(value, Mapping):
         missing = [label for label in labels if label not in value]
         if missing or len(value) != len(labels):
             raise DesignError(f"params[{name!r}] must have a value for each of {listed(labels)}.")
         value = [value[label] for label in labels]
-    array = np.asarray(value, dtype=float)
+    array = _numbers(name, value)
     if labels and array.ndim == 0:
         array = np.full(len(labels), float(array))
     if array.shape != ((len(labels),) if labels else ()) or not np.isfinite(array).all():
         wanted = f"{len(labels)} finite numbers, for {listed(labels)}" if labels else "one finite number"
         raise DesignError(f"params[{name!r}] must be {wanted}.")
-    if (name.endswith("_sigma") or name == "sigma") and (array < 0).any():
+    if scale and (array < 0).any():
         raise DesignError(f"params[{name!r}] is a standard deviation and cannot be negative.")
     return array
 
@@ -255,7 +291,7 @@ def _given(name: str, value: Any, labels: tuple[Any, ...]) -> Array:
 def _given_effects(block: Block, value: Any, labels: list[Any]) -> Array:
     """Effects given by the user -> (k, groups)."""
     if block.labels:
-        array = np.asarray(value, dtype=float)
+        array = _numbers(block.name, value)
         if array.shape != (len(labels), len(block.labels)) or not np.isfinite(array).all():
             raise DesignError(f"params[{block.name!r}] must have shape {(len(labels), len(block.labels))}.")
         return array.T
@@ -265,7 +301,7 @@ def _given_effects(block: Block, value: Any, labels: list[Any]) -> Array:
 def _groups(rows: Rows, level: Level) -> tuple[NDArray[np.int64], list[Any]]:
     """(group of each row, labels) of a level."""
     frame = rows.frame
-    coded = [factorize(frame[rows.names[key]]) for key in level.keys]  # type: ignore[index]  # an eager frame
+    coded = [factorize(frame[rows.names[key]], key) for key in level.keys]  # type: ignore[index]  # an eager frame
     code, members = combine(coded, rows.used)
     named = [[coded[p][1][c] for c in members[:, p].tolist()] for p in range(len(coded))]
     return code, joined_labels(list(zip(*named, strict=True)))
@@ -274,6 +310,9 @@ def _groups(rows: Rows, level: Level) -> tuple[NDArray[np.int64], list[Any]]:
 def _draw_response(model: Model, rows: Rows, truth: xr.Dataset, predictor: Array, rng: np.random.Generator) -> Array:
     noise = rng.standard_normal(rows.used)
     frame = rows.frame
+    for name in (model.weights, model.se):
+        if name and not (frame.select(v=rows.number(name))["v"].to_numpy() > 0).all():  # type: ignore[index]  # eager
+            raise DesignError(f"{name!r} (weights or standard errors) was drawn <= 0; choose a positive distribution.")
     if model.weights is not None:
         noise /= np.sqrt(frame.select(w=rows.number(model.weights))["w"].to_numpy())  # type: ignore[index]  # eager
     if model.se is not None:
@@ -282,5 +321,3 @@ def _draw_response(model: Model, rows: Rows, truth: xr.Dataset, predictor: Array
         noise *= float(truth["sigma"])
     response = predictor + noise
     return np.exp(response) if model.family_spec.log_response else response
-
-

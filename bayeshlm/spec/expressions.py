@@ -76,9 +76,9 @@ def parse_expression(source: str, names: Mapping[str, str]) -> Node:
 
 
 def shown(source: str, names: Mapping[str, str]) -> str:
-    """The text with placeholders turned back into the user's names (in backticks)."""
+    """The text with placeholders turned back into the user's names, in backticks where they need them."""
     for placeholder, name in names.items():
-        source = source.replace(placeholder, f"`{name}`")
+        source = source.replace(placeholder, name if name.isidentifier() else f"`{name}`")
     return source
 
 
@@ -89,9 +89,12 @@ def _read(tree: ast.expr, names: Mapping[str, str], text: str, depth: int) -> No
         return Node("column", names.get(tree.id, tree.id))
     if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float) and not isinstance(tree.value, bool):
         try:
-            return Node("number", float(tree.value))
-        except OverflowError as error:
-            raise FormulaError(f"A number in {text[:60]!r} is too large for a float.") from error
+            number = float(tree.value)
+        except OverflowError:  # of an integer beyond the floats
+            number = math.inf
+        if math.isinf(number):
+            raise FormulaError(f"A number in {text[:60]!r} is too large for a float.")
+        return Node("number", number)
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub | ast.UAdd):
         child = _read(tree.operand, names, text, depth + 1)
         return child if isinstance(tree.op, ast.UAdd) else Node("operator", "-", (child,))
@@ -156,11 +159,23 @@ _OPERATIONS: dict[tuple[str, int], Callable[..., Any]] = {
 }
 _CALLS: dict[str, Callable[[Any], Any]] = {
     "log": lambda a: a.log(),
-    "log1p": lambda a: (a + 1.0).log(),
+    "log1p": lambda a: _log1p(a),
     "log2": lambda a: a.log() / math.log(2.0),
     "log10": lambda a: a.log() / math.log(10.0),
     "exp": lambda a: a.exp(),
-    "expm1": lambda a: a.exp() - 1.0,
+    "expm1": lambda a: _expm1(a),
     "sqrt": lambda a: a.sqrt(),
     "abs": lambda a: a.abs(),
 }
+
+
+def _log1p(a: Any) -> Any:
+    """log(1 + a), with the rounding of 1 + a added back: at a = 1e-12 the plain form has 4 digits left."""
+    u = a + 1.0
+    return u.log() + (a - (u - 1.0)) / u
+
+
+def _expm1(a: Any) -> Any:
+    """exp(a) - 1, with one Newton step on log(1 + y) = a: at a = 1e-12 the plain form has 4 digits left."""
+    u = a.exp()
+    return (u - 1.0) + u * (a - u.clip(1e-300, None).log())

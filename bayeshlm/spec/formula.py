@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,13 @@ from bayeshlm.spec.expressions import Node, parse_expression, shown
 
 PLACEHOLDER = "bq_{}_bq"  # an identifier that stands for the k-th backticked name while the text is parsed
 MAX_LENGTH = 10_000
+MAX_TERMS = 10_000  # work of expanding one product or power; (20 names)**3 takes 0.2 s
+SLASH, DIVISION = "/", "\u2215"  # '/' is a path in HDF5, Zarr and DataTree; the division slash looks the same
+
+
+def variable_name(name: str) -> str:
+    """A name as it may stand in a posterior: `/` becomes the division slash U+2215."""
+    return name.replace(SLASH, DIVISION)
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Term:
     @property
     def name(self) -> str:
         """Name in the posterior, as in Bambi: `Intercept`, `hs_gpa`, `height:male`."""
-        return ":".join(factor.name for factor in self.factors) or "Intercept"
+        return variable_name(":".join(factor.name for factor in self.factors)) or "Intercept"
 
     @property
     def is_intercept(self) -> bool:
@@ -58,7 +67,7 @@ class GroupTerm:
 
     @property
     def level_name(self) -> str:
-        return ":".join(self.level)
+        return variable_name(":".join(self.level))
 
     def effect_name(self, effect: Term) -> str:
         """Name of the effects in the posterior: `1|method`, `hs_gpa|method`."""
@@ -72,7 +81,10 @@ class GroupTerm:
 
 @dataclass(frozen=True)
 class Formula:
-    """A parsed formula: response, common terms in order of degree, group-specific terms in order of appearance."""
+    """A parsed formula: response, common terms in order of degree, group-specific terms in order of appearance.
+
+    `text` is the formula with its spaces made single, outside backticks.
+    """
 
     text: str
     response: Factor
@@ -130,9 +142,12 @@ def parse_formula(text: str) -> Formula:
         else:
             groups += _group_terms(*inside, names)
     common = _terms(" ".join(rest) or "1", names, text)
-    _check_groups(groups)
+    groups = _check_groups(groups)
     _check_response_unused(response, common, groups)
-    return Formula(" ".join(text.split()), response, common, tuple(groups))
+    _check_names(common, groups)
+    pieces = text.split("`")
+    pieces[::2] = [re.sub(r"\s+", " ", piece) for piece in pieces[::2]]
+    return Formula("`".join(pieces).strip(), response, common, tuple(groups))
 
 
 def _hide_backticks(text: str) -> tuple[str, dict[str, str]]:
@@ -146,10 +161,23 @@ def _hide_backticks(text: str) -> tuple[str, dict[str, str]]:
     for k, name in enumerate(dict.fromkeys(pieces[1::2])):
         if not name:
             raise FormulaError(f"{text!r}: empty name between backticks.")
+        if name in (".", "..") or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise FormulaError(f"{name!r} cannot name a variable in a file; rename the column.")
         names[PLACEHOLDER.format(k)] = name
     back = {name: placeholder for placeholder, name in names.items()}
+
+    def hidden(match: re.Match[str]) -> str:
+        # Python would fold letters outside ASCII (the two characters for micro), and refuse a column called `class`.
+        word = match[0]
+        if word.isascii() and not keyword.iskeyword(word):
+            return word
+        placeholder = back.setdefault(word, PLACEHOLDER.format(len(back)))
+        names[placeholder] = word
+        return placeholder
+
     # Spaces around, so that `a``b` cannot fuse into one identifier.
-    return "".join(f" {back[piece]} " if k % 2 else piece for k, piece in enumerate(pieces)), names
+    parts = [f" {back[piece]} " if k % 2 else re.sub(r"[^\W\d]\w*", hidden, piece) for k, piece in enumerate(pieces)]
+    return "".join(parts), names
 
 
 def _additive_items(source: str, text: str) -> Iterator[tuple[str, str]]:
@@ -212,20 +240,17 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
 
 def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]:
     """Expand operators with formulaic's parser; factors stay text and are read by our own grammar."""
-    from formulaic.errors import FormulaSyntaxError
+    from formulaic.errors import FormulaicError
     from formulaic.parser import DefaultFormulaParser
 
-    power = re.search(r"(?<![\w.)])([A-Za-z_]\w*)\s*\*\*\s*\d", _outside_calls(source))
-    if power:
-        name = shown(power[1], names)
-        raise FormulaError(
-            f"'{name}**...' outside brackets is an interaction power in formulas and would be just {name}: "
-            f"write I({name}**2) for the square, (a + b)**2 for interactions."
-        )
+    parser = DefaultFormulaParser(include_intercept=True)
     try:
-        parsed: Any = DefaultFormulaParser(include_intercept=True).get_terms(f"~ {source}")
+        _work(parser.get_ast(f"~ {source}"), names, shown(text, names))
+        parsed: Any = parser.get_terms(f"~ {source}")
         formulaic_terms = list(parsed.root)
-    except (FormulaSyntaxError, SyntaxError, ValueError, TypeError, AttributeError, RecursionError, KeyError) as error:
+    except FormulaError:
+        raise
+    except (FormulaicError, SyntaxError, ValueError, TypeError, AttributeError, RecursionError, KeyError) as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
         raise FormulaError(f"Cannot parse {shown(text, names)!r}: {reason[0] if reason else 'syntax'}") from error
     terms = []
@@ -240,19 +265,40 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
     constant = [term.name for term in terms for factor in term.factors if not any(factor.node.columns())]
     if constant:
         raise FormulaError(f"These terms name no column: {listed(constant)}.")
-    return tuple(terms)
+    return tuple(sorted(dict.fromkeys(terms), key=lambda term: len(term.factors)))
 
 
-def _outside_calls(source: str) -> str:
-    """The text with the arguments of calls and braces blanked, where ** is plain arithmetic."""
-    out, stack = [], []
-    for k, character in enumerate(source):
-        if character in "({":
-            stack.append(character == "{" or bool(re.search(r"\w\s*$", source[:k])))
-        out.append(" " if any(stack) else character)
-        if character in ")}" and stack:
-            stack.pop()
-    return "".join(out)
+def _work(tree: Any, names: Mapping[str, str], text: str) -> tuple[int, frozenset[str]]:
+    """(number of products formulaic would form, terms' texts where they are plain), checked before it starts."""
+    operator = getattr(getattr(tree, "operator", None), "symbol", None)
+    if operator is None:
+        token = str(tree)
+        return 1, frozenset({token})
+    parts = [_work(child, names, text) for child in tree.args]
+    sizes = [size for size, _ in parts]
+    simple = frozenset[str]().union(*(part for _, part in parts))
+    if operator in ("**", "^"):
+        base = shown(str(tree.args[0]).strip(), names)
+        if sizes[0] == 1:
+            raise FormulaError(
+                f"'{base}{operator}...' outside I() is an interaction power in formulas and would be just {base}: "
+                f"write I({base}**2) for the square, (a + b)**2 for interactions."
+            )
+        power = str(tree.args[1])
+        if power.isdigit() and (int(power[:4]) > 20 or sizes[0] ** int(power) > MAX_TERMS):
+            raise FormulaError(f"{text!r}: the power {power[:20]} makes too many interactions.")
+        return sizes[0] ** (int(power) if power.isdigit() else 1), simple
+    if operator == "-" and (len(parts) == 1 or not parts[1][1] <= parts[0][1] | {"0", "1"}):
+        raise FormulaError(
+            f"{text!r}: '-' (or a 0) removes a term that is not there. For minus a column x write I(-x)."
+        )
+    if operator in ("*", ":", "in", "/"):
+        size = sizes[0] * sizes[-1] + (sum(sizes) if operator == "*" else sizes[0])
+    else:
+        size = sum(sizes)
+    if size > MAX_TERMS:
+        raise FormulaError(f"{text!r}: more than {MAX_TERMS} terms; write fewer interactions.")
+    return size, simple
 
 
 def _factor(source: str, names: Mapping[str, str]) -> Factor:
@@ -260,25 +306,54 @@ def _factor(source: str, names: Mapping[str, str]) -> Factor:
     node = parse_expression(source, names)
     if node.kind == "column":
         return Factor(str(node.value), node)
-    return Factor(_tidy(shown(source, names)), node)
+    return Factor(shown(_tidy(source), names), node)
 
 
 def _tidy(name: str) -> str:
     """One spelling of a factor's name: no double spaces, none inside brackets or backticks' edges."""
-    return re.sub(r"\(\s+", "(", re.sub(r"\s+\)", ")", " ".join(name.split())))
+    return re.sub(r"\s+(?=[(),])", "", re.sub(r"(?<=\()\s+", "", " ".join(name.split())))
 
 
-def _check_groups(groups: list[GroupTerm]) -> None:
-    seen: set[tuple[frozenset[str], str]] = set()
-    twice = []
-    for group in groups:
-        for effect in group.effects:
-            key = (frozenset(group.level), effect.name)
-            if key in seen:
-                twice.append(group.effect_name(effect))
-            seen.add(key)
+def _check_groups(groups: list[GroupTerm]) -> list[GroupTerm]:
+    """The same groupings under one spelling each (a:b and b:a are one level), no effect twice."""
+    first: dict[frozenset[str], tuple[str, ...]] = {}
+    groups = [
+        GroupTerm(group.effects, first.setdefault(frozenset(group.level), group.level), group.correlated)
+        for group in groups
+    ]
+    names = [group.effect_name(effect) for group in groups for effect in group.effects]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FormulaError(f"These group-specific effects are given more than once: {listed(twice)}.")
+    matrices = [group.correlation_name for group in groups if group.correlated]
+    several = sorted({name.removeprefix("corr|") for name in matrices if matrices.count(name) > 1})
+    if several:
+        raise FormulaError(
+            f"Level {listed(several)} has more than one set of correlated effects. Write them in one bracket, "
+            "(1 + x + z | g), or without correlation, (x || g)."
+        )
+    return groups
+
+
+def _check_names(common: tuple[Term, ...], groups: list[GroupTerm]) -> None:
+    """In a posterior every variable, dimension and level has one name, and no two share it."""
+    taken = {"chain": "the dimension of chains", "draw": "the dimension of draws", "sigma": "the residual"}
+    levels = list(dict.fromkeys((group.level_name, group.level) for group in groups))
+    wanted = [(term.name, f"common effect {term.name!r}") for term in common]
+    wanted += [(name, f"level {name!r}") for name, _ in levels]
+    wanted += [(name, f"group-specific effect {name!r}") for g in groups for name in map(g.effect_name, g.effects)]
+    wanted += [(f"{g.effect_name(e)}_sigma", f"the scale of {g.effect_name(e)!r}") for g in groups for e in g.effects]
+    wanted += [(f"{term.name}_dim", f"the categories of {term.name!r}") for term in common if term.factors]
+    clashes = []
+    for name, what in wanted:
+        if name in taken:
+            clashes.append(f"{what} and {taken[name]}")
+        taken[name] = what
+    if clashes:
+        raise FormulaError(
+            f"Two things in the posterior would have the same name: {'; '.join(clashes)}. Rename or copy the column, "
+            "e.g. data['year_group'] = data['year'] for (1 | year_group)."
+        )
 
 
 def _check_response_unused(response: Factor, common: tuple[Term, ...], groups: list[GroupTerm]) -> None:

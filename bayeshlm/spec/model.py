@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
 from bayeshlm.errors import FormulaError, PriorError, listed
 from bayeshlm.spec.families import Family, get_family
-from bayeshlm.spec.formula import Formula, parse_formula
+from bayeshlm.spec.formula import Formula, parse_formula, variable_name
 from bayeshlm.spec.priors import (
-    LKJ, Flat, HalfNormal, Normal, Prior, Priors, from_dict,
+    LKJ,
+    Flat,
+    HalfNormal,
+    Normal,
+    Prior,
+    Priors,
+    from_dict,
 )  # fmt: skip
 
 DEFAULT_CORRELATION = LKJ(2.0)
@@ -112,9 +118,14 @@ class Model:
                 complete[name] = _multiplicative_default(name, kind)
         return complete
 
+    def parameter(self, name: object) -> str | None:
+        """The parameter that a user's spelling means, whatever its spaces, backticks and slashes; None if none."""
+        return matching(name, self.parameters)
+
     def with_priors(self, priors: Mapping[str, Prior]) -> Model:
         """A copy in which these priors replace or join the given ones."""
-        return dataclasses.replace(self, priors={**cast(Mapping[str, Prior], self.priors), **priors})
+        given = {self.parameter(name) or name: prior for name, prior in priors.items()}
+        return dataclasses.replace(self, priors={**cast(Mapping[str, Prior], self.priors), **given})
 
     def to_json(self) -> str:
         """The model as JSON text; `Model.from_json` is the inverse."""
@@ -136,10 +147,9 @@ class Model:
             raise FormulaError(f"Not the JSON of a bayeshlm model: {error!r}.") from error
 
     def _checked(self, given: dict[str, Any]) -> dict[str, Prior]:
-        wanted = {_key(name): name for name in self.parameters}
         problems, checked = [], {}
         for name, prior in given.items():
-            parameter = wanted.get(_key(name))
+            parameter = self.parameter(name)
             if parameter is None:
                 problems.append(f"{name!r} is not a parameter of this model")
             elif not isinstance(prior, Prior):
@@ -148,14 +158,24 @@ class Model:
                 problems.append(problem)
             else:
                 checked[parameter] = prior
+                if list(map(self.parameter, given)).count(parameter) > 1:
+                    problems.append(f"{parameter!r} has more than one prior, spelled differently")
         if problems:
             raise PriorError("; ".join(problems) + f". The parameters are {listed(self.parameters, 30)}.")
         return {name: checked[name] for name in self.parameters if name in checked}
 
 
-def _key(name: object) -> str:
-    """Prior keys match whatever their spaces and backticks."""
-    return re.sub(r"[\s`]", "", str(name))
+def matching(name: object, names: Iterable[str]) -> str | None:
+    """The one of `names` that is `name`, or that it alone resembles but for spaces, backticks and slashes."""
+    text, known = str(name), list(names)
+    if variable_name(text) in known:
+        return variable_name(text)
+    alike = [candidate for candidate in known if _key(candidate) == _key(text)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s`]", "", variable_name(name))
 
 
 def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:

@@ -1,0 +1,235 @@
+"""`bayeshlm fit` and `bayeshlm report`: data or a saved posterior in; tables, decisions and files out."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeshlm.cli import tables
+from bayeshlm.cli.simulating import check_targets
+from bayeshlm.cli.terminal import Terminal
+from bayeshlm.errors import DataError, PriorError, listed
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bayeshlm.data.statistics import Statistics
+    from bayeshlm.posterior.compare import Comparison
+    from bayeshlm.posterior.diagnose import Diagnosis
+    from bayeshlm.spec.model import Model
+    from bayeshlm.spec.priors import Prior
+
+POSTERIOR_SUFFIXES = (".nc", ".netcdf", ".h5", ".zarr")
+REPORT_SUFFIXES = (".html", ".htm")
+# The name may hold `=` itself and so may the arguments: the last `=` before a call that ends the text is the one.
+PRIOR_OPTION = re.compile(r"(?P<name>.+)=\s*(?P<prior>[A-Za-z_]\w*\s*\(.*\))\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `bayeshlm fit` was asked for."""
+
+    data: Sequence[str]
+    formula: str
+    family: str
+    priors: Sequence[str]
+    se: str | None
+    weights: str | None
+    out: Path | None
+    report: Path | None
+    compare: Sequence[str]
+    draws: int
+    chains: int
+    seed: int | None
+    missing: str
+
+
+def run(terminal: Terminal, request: Request) -> str:
+    """Fit, print, write. The status of the fit: PASS, REVIEW or FAIL."""
+    check_targets([(request.out, POSTERIOR_SUFFIXES), (request.report, REPORT_SUFFIXES)])
+    if len(request.data) > 1:
+        raise DataError(
+            f"{len(request.data)} files are given: {listed(request.data)}. For several files of one table give a "
+            "pattern in quotes, so that bayeshlm and not the shell expands it: 'data/*.csv'."
+        )
+    terminal.stage("start", load_libraries)
+    from bayeshlm.data.statistics import compress
+    from bayeshlm.fit import fit
+    from bayeshlm.spec.model import Model
+
+    model = Model(
+        request.formula,
+        family=request.family,
+        priors=parse_priors(request.priors),
+        se=request.se,
+        weights=request.weights,
+    )
+    statistics = terminal.stage(
+        "read", lambda: compress(model, request.data[0], missing=request.missing), rows_and_groups
+    )
+    check_comparable(statistics, request.compare)
+    posterior = terminal.stage(
+        "fit",
+        lambda: fit(
+            model, statistics, draws=request.draws, chains=request.chains, random_seed=request.seed, progress=False
+        ),
+        lambda p: f"{request.chains} chains of {request.draws:,} draws, {p.attrs['engine']} engine",
+    )
+    found = terminal.stage("diagnose", lambda: judge(posterior))
+    comparisons = [compared(posterior, by, found) for by in request.compare]
+    write(terminal, posterior, out=request.out, report=request.report, by=next(iter(request.compare), None))
+    show(terminal, posterior, found, comparisons)
+    return found.status
+
+
+def report(terminal: Terminal, source: Path, *, out: Path, by: str | None) -> str:
+    """Write the report of a saved posterior. Its status: PASS, REVIEW or FAIL."""
+    check_targets([(out, REPORT_SUFFIXES)])
+    terminal.stage("start", load_libraries)
+    from bayeshlm.data.store import statistics_from_dataset
+    from bayeshlm.posterior.store import load
+
+    posterior = terminal.stage("load", lambda: load(source), lambda _: str(source))
+    if by is not None:
+        check_comparable(statistics_from_dataset(posterior["statistics"].to_dataset()), [by])
+    found = terminal.stage("diagnose", lambda: judge(posterior))
+    write(terminal, posterior, out=None, report=out, by=by)
+    terminal.status(found.status, found.to_text())
+    if by is not None:
+        decision(terminal, compared(posterior, by, found))
+    return found.status
+
+
+def parse_priors(options: Sequence[str]) -> dict[str, Prior]:
+    """Read ``NAME=HalfNormal(0.2)`` options. Raises PriorError naming every one that cannot be read."""
+    from bayeshlm.spec.priors import parse_prior
+
+    priors: dict[str, Any] = {}
+    problems = []
+    for option in options:
+        match = PRIOR_OPTION.fullmatch(option)
+        if match is None:
+            problems.append(f"{option!r} is not NAME=PRIOR, such as 'sigma=HalfNormal(0.3)'")
+            continue
+        name = match["name"].strip()
+        if name in priors:
+            problems.append(f"{name!r} has two priors")
+        try:
+            priors[name] = parse_prior(match["prior"])
+        except PriorError as error:
+            problems.append(f"{name!r}: {error}".rstrip("."))
+    if problems:
+        raise PriorError(f"--prior: {'; '.join(problems)}.")
+    return priors
+
+
+def check_comparable(statistics: Statistics, names: Sequence[str]) -> None:
+    """Refuse, before the fit, what cannot be compared after it. Raises DataError naming every such name."""
+    from bayeshlm.posterior.draws import find_level
+
+    categories = list(statistics.layout.categories)
+    factors = {*categories, *(f"C({name})" for name in categories)}
+    unknown = [name for name in names if find_level(statistics, name) is None and name not in factors]
+    if unknown:
+        known = listed([level.name for level in statistics.layout.levels] + categories)
+        raise DataError(
+            f"Cannot compare {listed(unknown)}: neither a level nor a categorical common effect. There are {known}."
+        )
+
+
+def judge(posterior: xr.DataTree) -> Diagnosis:
+    """The diagnosis behind `attrs["status"]`: of the parameters; there may be very many group effects."""
+    from bayeshlm.posterior.diagnose import diagnose
+
+    return diagnose(posterior, hyperparameters_only=True)
+
+
+def compared(posterior: xr.DataTree, by: str, found: Diagnosis) -> Comparison:
+    """A comparison under the diagnosis that is printed beside it."""
+    import dataclasses
+
+    from bayeshlm.posterior.compare import compare
+
+    return dataclasses.replace(compare(posterior, by), status=found.status)
+
+
+def write(terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, report: Path | None, by: str | None) -> None:
+    """Save the posterior and write the report, where asked for."""
+    if out is not None:
+        from bayeshlm.posterior.store import save
+
+        terminal.stage("save", lambda: save(posterior, out), lambda p: str(p))
+    if report is not None:
+        from bayeshlm.report.html import report as write_report
+
+        terminal.stage("report", lambda: write_report(posterior, report, by=by), lambda p: str(p))
+
+
+def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, comparisons: Sequence[Comparison]) -> None:
+    """Convergence, decisions, and the parameters behind them."""
+    from bayeshlm.posterior.draws import model_of
+    from bayeshlm.posterior.summarize import summarize
+
+    model: Model = model_of(posterior)
+    terminal.status(found.status, found.to_text())
+    for comparison in comparisons:
+        decision(terminal, comparison)
+    summary = summarize(without_groups(posterior))
+    scale = (
+        "On the log scale, where effects add: exp(effect) multiplies the outcome."
+        if model.family_spec.log_response
+        else ""
+    )
+    for kind, title in (("common effect", "Common effects"), ("variance component", "Variance components")):
+        if (summary["kind"] == kind).any():
+            terminal.grid(tables.parameters(summary, kind, title, scale))
+    if (summary["kind"] == "derived").any():
+        terminal.grid(tables.parameters(summary, "derived", "Shares of variance"))
+    if not comparisons:
+        levels = [group.level_name for group in model.terms.groups]
+        if levels:
+            terminal.out.print()
+            terminal.say(f"Which group is best? Ask with --compare, for example --compare {levels[0]}.", style="dim")
+
+
+def without_groups(posterior: xr.DataTree) -> xr.DataTree:
+    """The posterior of the parameters alone: effective sample sizes of thousands of group effects take long."""
+    import xarray as xr
+
+    from bayeshlm.posterior.draws import model_of
+
+    draws = posterior["posterior"].to_dataset()
+    kept = {name: node.to_dataset() for name, node in posterior.children.items()}
+    kept["posterior"] = draws[[name for name in draws.data_vars if name in model_of(posterior).parameters]]
+    slim = xr.DataTree.from_dict(kept)
+    slim.attrs = posterior.attrs
+    return slim
+
+
+def decision(terminal: Terminal, comparison: Comparison) -> None:
+    """Verdict, groups, contrasts with the best: one record behind all three."""
+    terminal.verdict(comparison.verdict(), comparison.status)
+    terminal.grid(tables.comparison(comparison))
+    if len(comparison.table) > 1:
+        terminal.out.print()
+        terminal.grid(tables.contrasts(comparison))
+
+
+def rows_and_groups(statistics: Statistics) -> str:
+    """Rows used and groups of each level, in words."""
+    groups = [
+        f"{len(members):,} {level.name}"
+        for level, members in zip(statistics.layout.levels, statistics.members, strict=True)
+    ]
+    dropped = statistics.total_rows - statistics.rows
+    return ", ".join([f"{statistics.rows:,} rows", *groups, *([f"{dropped:,} rows dropped"] if dropped else [])])
+
+
+def load_libraries() -> None:
+    """Import what every fit needs, so that the times after it are of the work."""
+    for name in ("arviz_stats.base", "pandas", "scipy.optimize", "scipy.stats", "xarray", "bayeshlm.fit"):
+        importlib.import_module(name)

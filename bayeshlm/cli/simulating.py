@@ -1,0 +1,186 @@
+"""`bayeshlm simulate`: a study file in; data, and the truth behind them, out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeshlm.cli.terminal import Terminal
+from bayeshlm.errors import DataError, DesignError, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from bayeshlm.simulation.design import Design
+    from bayeshlm.spec.model import Model
+
+DATA_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
+TRUTH_SUFFIXES = (".nc",)
+MODULE = "bayeshlm_study_file"
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """What a study file defines."""
+
+    model: Model
+    design: Design
+    params: Mapping[str, Any] | None
+
+
+def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: int | None) -> None:
+    """Simulate a study and write it."""
+    check_targets([(out, DATA_SUFFIXES), (truth, TRUTH_SUFFIXES)])
+    from bayeshlm.simulation.simulate import simulate
+
+    loaded = terminal.stage("load", lambda: load_study(study), lambda s: f"{s.model.formula}, {s.model.family}")
+    world = terminal.stage(
+        "simulate",
+        lambda: simulate(loaded.model, loaded.design, params=loaded.params, random_seed=seed),
+        lambda w: f"{len(w.data):,} rows, {w.data.shape[1]} columns",
+    )
+    terminal.stage("write", lambda: write_data(world.data, out), lambda p: str(p))
+    if truth is not None:
+        terminal.stage("write", lambda: write_truth(world.truth, truth), lambda p: str(p))
+
+
+def load_study(reference: str) -> StudyFile:
+    """Run a study file and take `model`, `design` and, where there is one, `params` from it.
+
+    Parameters
+    ----------
+    reference : str
+        ``file.py``, or ``file.py:name`` for an object or mapping of that name in the file.
+
+    Raises
+    ------
+    DesignError
+        Where the file, the name, or what it must define is missing, or the file's own code fails.
+    """
+    path, name = _split(reference)
+    found: Any = _execute(path)
+    where = f"{str(path)!r}"
+    if name:
+        if name not in found:
+            public = sorted(key for key in found if not key.startswith("_"))
+            raise DesignError(f"{where} defines no {name!r}. It defines {listed(public, 20)}.")
+        found = found[name]
+        where = f"{name!r} in {where}"
+    parts = {part: _part(found, part) for part in ("model", "design", "params")}
+    from bayeshlm.simulation.design import Design
+    from bayeshlm.spec.model import Model
+
+    problems = [
+        f"{part!r} is missing" if parts[part] is None else f"{part!r} is a {type(parts[part]).__name__}"
+        for part, kind in (("model", Model), ("design", Design))
+        if not isinstance(parts[part], kind)
+    ]
+    if parts["params"] is not None and not isinstance(parts["params"], Mapping):
+        problems.append(f"'params' is a {type(parts['params']).__name__}, not a mapping of name to value")
+    if problems:
+        raise DesignError(
+            f"{where}: {'; '.join(problems)}. A study defines model = bayeshlm.Model(...) and "
+            "design = bayeshlm.Design.nested(...), and may define params = {name: value}."
+        )
+    return StudyFile(**parts)
+
+
+def _split(reference: str) -> tuple[Path, str]:
+    head, colon, name = reference.rpartition(":")
+    path = Path(head) if colon and head.endswith(".py") else Path(reference)
+    if not path.is_file():
+        raise DesignError(f"No study file at {str(path)!r}. Give a Python file, or file.py:name.")
+    if path.suffix != ".py":
+        raise DesignError(f"{str(path)!r} is no Python file; a study is described in a .py file.")
+    return path, name if colon and head.endswith(".py") else ""
+
+
+def _execute(path: Path) -> dict[str, Any]:
+    """Names that the file defines. Its folder is importable meanwhile, as for `python file.py`."""
+    module = types.ModuleType(MODULE)
+    module.__file__ = str(path)
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    sys.modules[MODULE] = module  # dataclasses look their module up
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # the user's own file, named to be run
+    except (SystemExit, Exception) as error:  # whatever the file does wrong, its author wants to know what and where
+        raise DesignError(f"{_place(path, error)}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.modules.pop(MODULE, None)
+        sys.path.remove(folder)
+    return vars(module)
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """The file and the line of it that failed."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return str(path) if line is None else f"{path}, line {line}"
+
+
+def _part(found: Any, name: str) -> Any:
+    return found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+
+
+def check_targets(targets: list[tuple[Path | None, tuple[str, ...]]]) -> None:
+    """Refuse files that could not be written, before any work. Raises DataError naming all of them."""
+    problems = []
+    for path, suffixes in targets:
+        if path is None:
+            continue
+        if not path.name.lower().endswith(suffixes):
+            problems.append(f"{str(path)!r} must end in {' or '.join(suffixes)}")
+        if not path.parent.is_dir():
+            problems.append(f"the folder of {str(path)!r} does not exist")
+        elif not os.access(path.parent, os.W_OK):
+            problems.append(f"the folder of {str(path)!r} cannot be written to")
+    if problems:
+        text = "; ".join(problems)
+        raise DataError(f"{text[0].upper()}{text[1:]}.")
+
+
+def write_data(data: pd.DataFrame, path: Path) -> Path:
+    """Write a table as CSV or Parquet, by suffix, whole or not at all. DuckDB does it, so pyarrow is not needed."""
+    import duckdb
+
+    def write(part: Path) -> None:
+        with duckdb.connect() as connection:
+            relation = connection.from_df(data)
+            if path.name.lower().endswith((".csv", ".csv.gz")):
+                relation.write_csv(str(part), header=True)
+            else:
+                relation.write_parquet(str(part), compression="zstd")
+
+    return _whole(path, write)
+
+
+def write_truth(truth: xr.Dataset, path: Path) -> Path:
+    """Write the true parameters as NetCDF, whole or not at all."""
+    return _whole(path, lambda part: truth.to_netcdf(part, engine="h5netcdf"))
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write beside the target, then rename over it."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        part = folder / path.name
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return path

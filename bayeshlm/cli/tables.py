@@ -1,0 +1,135 @@
+"""Results as rows of text: digits that mean something, decimal points below each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from bayeshlm.cli.terminal import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from bayeshlm.posterior.compare import Comparison
+
+SHOWN_GROUPS = 10
+
+
+def parameters(summary: pd.DataFrame, kind: str, title: str, note: str = "") -> Grid:
+    """Rows of one kind of `bayeshlm.summarize`: mean, sd, interval, effective sample size, R-hat."""
+    import pandas as pd
+
+    part = summary[summary["kind"] == kind]
+    names = [
+        f"{variable}[{label}]" if pd.notna(label) else str(variable)
+        for variable, label in zip(part["variable"], part["label"], strict=True)
+    ]
+    places = [decimals(sd) for sd in part["sd"]]
+    figures = [
+        aligned([fixed(v, p) for v, p in zip(part[column], places, strict=True)])
+        for column in ("mean", "sd", "lower", "upper")
+    ]
+    figures.append([whole(v) for v in part["ess_bulk"]])
+    figures.append([fixed(v, 3) for v in part["rhat"]])
+    columns = ("", "mean", "sd", "95 % from", "to", "ESS", "R-hat")
+    return Grid(title, columns, tuple(zip(names, *figures, strict=True)), note)
+
+
+def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
+    """Groups, the best first; with `truth` (multipliers or differences) also the true values."""
+    order = found.table.sort_values("expected_loss")
+    top = order.head(SHOWN_GROUPS)
+    ratio = found.effect == "multiplier"
+    places = min(
+        (decimals(u - low, digits=3) for low, u in zip(top["lower"], top["upper"], strict=True) if u > low), default=3
+    )
+    figures = [aligned([fixed(v, places) for v in top[column]]) for column in (found.effect, "lower", "upper")]
+    figures.append([percent(p) for p in top["p_best"]])
+    if ratio:
+        figures.append([f"{100 * loss:.2f} %" for loss in top["expected_loss"]])
+    else:
+        figures.append(aligned([fixed(loss, places) for loss in top["expected_loss"]]))
+    columns = [found.by, found.effect, _interval(found.prob), "to", "P(best)", "loss"]
+    if truth is not None:
+        true = [float(truth.sel({found.by: label})) for label in top.index]
+        columns += ["truth", "inside"]
+        figures.append(aligned([fixed(v, places) for v in true]))
+        inside = zip(top["lower"], true, top["upper"], strict=True)
+        figures.append(["yes" if low <= v <= u else "no" for low, v, u in inside])
+    rest = f" {len(order) - len(top):,} more groups are not shown." if len(order) > len(top) else ""
+    note = f"{found.effect.capitalize()} relative to {found.baseline}; loss: expected, if this group is chosen.{rest}"
+    names = [str(label) for label in top.index]
+    return Grid("", tuple(columns), tuple(zip(names, *figures, strict=True)), note, frozenset({0}))
+
+
+def contrasts(found: Comparison) -> Grid:
+    """The best group against each other one, the strongest rival first."""
+    rivals = found.table.drop(found.best).sort_values("expected_loss").head(SHOWN_GROUPS).index
+    pairs = [found.pair(found.best, rival) for rival in rivals]
+    contrast = "ratio" if "ratio" in found.pairs.columns else "difference"
+    places = _places((p["lower"], p["upper"]) for p in pairs)
+    figures = [aligned([fixed(p[column], places) for p in pairs]) for column in (contrast, "lower", "upper")]
+    figures += [[percent(p["p_greater"]) for p in pairs], [percent(p["p_rope"]) for p in pairs]]
+    low, high = found.rope
+    columns = (
+        f"{found.best} against",
+        contrast,
+        _interval(found.prob),
+        "to",
+        "P(greater)",
+        "P(equal)",
+    )
+    note = (
+        f"P(equal): probability that the {contrast} lies between {low:.3g} and {high:.3g}, practically no difference."
+    )
+    return Grid("", columns, tuple(zip([str(rival) for rival in rivals], *figures, strict=True)), note)
+
+
+def _interval(prob: float) -> str:
+    return f"{100 * prob:g} % from"
+
+
+def _places(intervals: Iterable[tuple[float, float]]) -> int:
+    """Decimals that show three digits of the narrowest interval."""
+    return min((decimals(upper - lower, digits=3) for lower, upper in intervals if upper > lower), default=3)
+
+
+def decimals(scale: float, digits: int = 2) -> int:
+    """Decimals that leave `digits` digits of a quantity of this size; a mean is known no better than that."""
+    if not math.isfinite(scale) or scale <= 0:
+        return 3
+    return max(0, digits - 1 - math.floor(math.log10(scale)))
+
+
+def fixed(value: float, places: int) -> str:
+    """A figure with this many decimals; very large and very small ones in powers of ten."""
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else str(value)
+    if places > 6 or abs(value) >= 1e7:
+        return f"{value:.3g}"
+    return f"{value:.{places}f}"
+
+
+def whole(value: float) -> str:
+    return f"{value:.0f}" if math.isfinite(value) else "-"
+
+
+def percent(p: float) -> str:
+    """A probability; never a certainty, which draws cannot show."""
+    if p < 0.001 or p > 0.999:
+        return "<0.1 %" if p < 0.001 else ">99.9 %"
+    return f"{100 * p:.1f} %"
+
+
+def aligned(figures: list[str]) -> list[str]:
+    """Pad on the right so that decimal points stand below each other in a right-aligned column."""
+    tails = [len(text.partition(".")[2]) + ("." in text) for text in figures]
+    widest = max(tails, default=0)
+    return [text + " " * (widest - tail) for text, tail in zip(figures, tails, strict=True)]
+
+
+def count(number: int, noun: str) -> str:
+    """A number and what it counts."""
+    return f"{number:,} {noun}"

@@ -1,0 +1,171 @@
+"""Adding statistics of two parts of one data set: sites, days, files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.groups import combine, sorted_members
+from bayeshlm.data.layout import Indicator, Layout, bind, numeric_columns
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.errors import DataError, listed
+from bayeshlm.spec.expressions import Node
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+Members = tuple[tuple[Any, ...], ...]
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """Add two parts; groups are matched by label, categories that only one part saw are made room for.
+
+    Raises
+    ------
+    DataError
+        If the parts are of different models, or their columns mean different things.
+    """
+    if a.model != b.model:
+        raise DataError("Statistics add up only if they are of the same model.")
+    layout = joint_layout(a, b)
+    a, b = reexpress(a, layout), reexpress(b, layout)
+    members, mapped = [], []
+    for level, (left, right) in enumerate(zip(a.members, b.members, strict=True)):
+        left, right = _one_type(left, right, layout.levels[level].keys)
+        union = sorted_members({*left, *right})
+        position = {label: k for k, label in enumerate(union)}
+        members.append(union)
+        mapped.append(
+            np.concatenate([
+                np.array([position[label] for label in part], dtype=np.int64)[codes[:, level]]
+                for part, codes in ((left, a.codes), (right, b.codes))
+            ])
+        )  # fmt: skip
+    cell, codes = combine(list(zip(mapped, map(list, members), strict=True)), len(a.count) + len(b.count))
+    # b's means are re-expressed about a's shift: an addition of numbers near their difference, no squares involved.
+    mean = np.concatenate([a.mean, b.mean + (b.shift - a.shift)])
+    weight = np.concatenate([a.weight, b.weight])
+    scatter = np.concatenate([a.scatter, b.scatter])
+    joint_weight, joint_mean, joint_scatter = _chan(cell, len(codes), weight, mean, scatter)
+    return Statistics(
+        a.model, layout, tuple(members), codes, np.bincount(cell, np.concatenate([a.count, b.count]), len(codes)),
+        joint_weight, joint_mean, joint_scatter, a.shift, a.total_rows + b.total_rows, a.rows + b.rows,
+        {k: a.missing.get(k, 0) + b.missing.get(k, 0) for k in {**a.missing, **b.missing}},
+        a.sum_log_weight + b.sum_log_weight, a.log_jacobian + b.log_jacobian,
+    )  # fmt: skip
+
+
+def joint_layout(a: Statistics, b: Statistics) -> Layout:
+    """The layout of both parts' rows together."""
+    left, right = a.layout, b.layout
+    if left == right:
+        return left
+    numeric = numeric_columns(a.model, left)
+    differ = sorted(set(left.categories) ^ set(right.categories))
+    differ += sorted(
+        name for name in set(left.categories) & set(right.categories)
+        if len({type(label) for label in (*left.categories[name], *right.categories[name])}) > 1
+    )  # fmt: skip
+    if differ or numeric != numeric_columns(b.model, right):
+        raise DataError(f"Column {listed(differ)} holds numbers in one part and text in the other; make them alike.")
+    if left.constants != right.constants:
+        raise DataError(
+            "Statistics add up only if both parts saw the same constants of center() and scale(); write these "
+            "constants into the formula, e.g. I(x - 3)."
+        )
+    categories, declared = {}, {}
+    for name in left.categories:
+        seen = {*left.categories[name], *right.categories[name]}
+        orders = [layout.declared[name] for layout in (left, right) if name in layout.declared]
+        order = _joint_order(name, orders, sorted(seen))
+        categories[name] = tuple(label for label in order if label in seen)
+        if orders:
+            declared[name] = order
+    return bind(a.model, numeric, categories, left.constants, declared)
+
+
+def _joint_order(name: str, declared: Sequence[tuple[Any, ...]], others: list[Any]) -> tuple[Any, ...]:
+    """The order in which a column's types list the categories, where they do; any others sorted behind them."""
+    order = list(declared[0]) if declared else []
+    for right in declared[1:]:
+        place = 0
+        for label in right:
+            if label not in order:
+                order.insert(place, label)
+            elif order.index(label) < place:
+                raise DataError(f"The parts list the categories of {name!r} in different orders: {listed(right)}.")
+            place = order.index(label) + 1
+    return (*order, *(label for label in others if label not in order))
+
+
+def reexpress(statistics: Statistics, layout: Layout) -> Statistics:
+    """The same rows in the columns of a layout that knows more categories (all columns change linearly)."""
+    if statistics.layout == layout:
+        return statistics
+    table = _linear_map(statistics.layout, layout)
+    columns = len(layout.columns)
+    linear = np.zeros((columns, len(statistics.layout.columns)))
+    linear[:-1, :-1] = table[1:, 1:]
+    linear[-1, -1] = 1.0  # the response stays
+    constant = np.append(table[1:, 0], 0.0)
+    return dataclasses.replace(
+        statistics, layout=layout, mean=statistics.mean @ linear.T, shift=linear @ statistics.shift + constant,
+        scatter=linear @ statistics.scatter @ linear.T,
+    )  # fmt: skip
+
+
+def _linear_map(old: Layout, new: Layout) -> Array:
+    """(new columns, old columns): an indicator of the reference is one minus the others, of the unseen is zero."""
+    index = {column.key: k for k, column in enumerate(old.columns)}
+
+    def row(numeric: frozenset[Node], indicators: frozenset[Indicator]) -> Array:
+        out = np.zeros(len(old.columns))
+        if (numeric, indicators) in index:
+            out[index[numeric, indicators]] = 1.0
+            return out
+        if any(label not in old.categories[name] for name, label in indicators):
+            return out
+        references = [(name, label) for name, label in indicators if label == old.categories[name][0]]
+        if not references:
+            raise DataError("One part lacks a column that the other has; compress them together.")
+        name, label = min(references)
+        rest = indicators - {(name, label)}
+        return row(numeric, rest) - sum(
+            (row(numeric, rest | {(name, other)}) for other in old.categories[name][1:]), out
+        )
+
+    return np.stack([row(*column.key) for column in new.columns])
+
+
+def _one_type(left: Members, right: Members, keys: Sequence[str]) -> tuple[Members, Members]:
+    """Labels as text where one part has numbers and the other text, as one table of both would have them."""
+    both = (*left, *right)
+    texts = [len({type(value) for value in values}) > 1 for values in zip(*both, strict=True)]
+    if not any(texts):
+        return left, right
+    for name, mixed, values in zip(keys, texts, zip(*both, strict=True), strict=True):
+        same = {value for value in values if isinstance(value, int)} & {
+            int(value) for value in values if isinstance(value, str) and value.isdecimal() and value == str(int(value))
+        }
+        if mixed and same:
+            raise DataError(f"Column {name!r}: group {listed(same)} is a number in one part and text in the other.")
+
+    def as_text(part: Members) -> Members:
+        return tuple(tuple(str(v) if t else v for v, t in zip(label, texts, strict=True)) for label in part)
+
+    return as_text(left), as_text(right)
+
+
+def _chan(cell: Codes, cells: int, weight: Array, mean: Array, scatter: Array) -> tuple[Array, Array, Array]:
+    """Pool parts that fall into the same cell: weights add, scatters add plus the spread of the parts' means."""
+    joint_weight = np.bincount(cell, weight, cells)
+    joint_mean = np.zeros((cells, mean.shape[1]))
+    np.add.at(joint_mean, cell, weight[:, None] * mean)
+    joint_mean /= joint_weight[:, None]
+    deviation = mean - joint_mean[cell]
+    joint_scatter = np.zeros((cells, *scatter.shape[1:]))
+    np.add.at(joint_scatter, cell, scatter + weight[:, None, None] * deviation[:, :, None] * deviation[:, None, :])
+    return joint_weight, joint_mean, joint_scatter

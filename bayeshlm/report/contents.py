@@ -1,0 +1,297 @@
+"""Everything a report shows, worked out of the DataTree alone, before any HTML is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+
+from bayeshlm.data.layout import Level
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
+from bayeshlm.posterior.compare import Comparison, compare
+from bayeshlm.posterior.diagnose import Diagnosis, diagnose
+from bayeshlm.posterior.draws import find_level, flat, group_values, model_of, statistics_of
+from bayeshlm.posterior.naive import NaiveComparison, beside
+from bayeshlm.posterior.summarize import summarize
+from bayeshlm.report import comparing, description, plots
+from bayeshlm.report.description import Table, interval, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROB = 0.95
+MOST_PANELS = 24
+SEVERITY = ("PASS", "REVIEW", "FAIL")
+NOT_NUMBERS = "The posterior holds values that are not numbers: nothing can be compared. Fit the model again."
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure with its caption."""
+
+    svg: Markup
+    caption: str
+    title: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What the template shows. `comparison` and `naive` are None where there is nothing to compare."""
+
+    title: str
+    status: str
+    messages: tuple[str, ...]
+    diagnosis: Diagnosis
+    rows: int
+    response: str
+    comparison: Comparison | None
+    naive: NaiveComparison | None
+    groups: Table | None
+    pairs: Table | None
+    against: Plate | None
+    forests: tuple[Plate, ...]
+    contrasts: Plate | None
+    components: Table
+    ratios: Table
+    shares: tuple[tuple[str, float], ...]
+    check: Plate | None
+    check_verdict: str
+    panels: tuple[Plate, ...]
+    panels_left_out: int
+    formula: str
+    family: str
+    maths: tuple[Markup, ...]
+    priors: Table
+    drops: Table
+    levels: Table
+    provenance: Table
+
+
+def collect(posterior: xr.DataTree, by: str | None) -> Contents:
+    """Read the posterior once; all figures and tables come from the records made here."""
+    model, statistics = model_of(posterior), statistics_of(posterior)
+    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
+    by = comparing.default_by(statistics) if by is None else by
+    if by is not None:
+        group_values(posterior, by)  # an impossible `by` is an error, whatever the state of the posterior
+    numbers = all(np.isfinite(variable.to_numpy()).all() for variable in posterior["posterior"].data_vars.values())
+    recorded = str(posterior.attrs.get("status", "PASS"))
+    status = "FAIL" if not numbers else max(diagnosis.status, recorded, key=lambda s: SEVERITY.index(s) if s in SEVERITY else 2)
+    messages = diagnosis.messages if numbers else (NOT_NUMBERS, *diagnosis.messages)
+    comparison = compare(posterior, by, prob=PROB) if by is not None and numbers else None
+    comparison = None if comparison is None or len(comparison.table) < 2 else dataclasses.replace(comparison, status=status)
+    naive = None if comparison is None else beside(posterior, comparison)
+    summary = _summary(posterior)
+    check = check_group_means(posterior, random_seed=0) if numbers else None
+    components, ratios, shares = _variance(summary)
+    panels, left_out = _panels(posterior, summary) if numbers else ((), 0)
+    drops, levels = description.data_table(posterior, statistics)
+    name = model.terms.response.name
+    return Contents(
+        title=f"Which {comparison.by}?" if comparison is not None else f"What moves {name}?",
+        status=status, messages=messages, diagnosis=diagnosis, rows=statistics.rows, response=name,
+        comparison=comparison, naive=naive,
+        groups=None if comparison is None else _groups(comparison),
+        pairs=None if comparison is None or naive is None else _pairs(comparison, naive),
+        against=None if comparison is None or naive is None else _against(comparison, naive),
+        forests=_forests(posterior, statistics, comparison, naive) if numbers else (),
+        contrasts=None if comparison is None else _contrasts(comparison),
+        components=components, ratios=ratios, shares=shares,
+        check=None if check is None else _check(check, name, model.family_spec.log_response),
+        check_verdict="" if check is None else _check_verdict(check),
+        panels=panels, panels_left_out=left_out,
+        formula=model.formula, family=model.family, maths=tuple(description.maths(model, statistics)),
+        priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,
+        provenance=description.provenance(posterior),
+    )  # fmt: skip
+
+
+def _summary(posterior: xr.DataTree) -> pd.DataFrame:
+    """`summarize` without the group-specific effects, of which there may be thousands."""
+    parameters = model_of(posterior).parameters
+    names = [name for name in posterior["posterior"].data_vars if name in parameters]
+    lean = xr.DataTree.from_dict({
+        "posterior": posterior["posterior"].to_dataset()[names], "statistics": posterior["statistics"].to_dataset(),
+    })  # fmt: skip
+    lean.attrs = dict(posterior.attrs)
+    return summarize(lean, prob=PROB)
+
+
+def _groups(comparison: Comparison) -> Table:
+    table = comparison.table.sort_values("expected_loss", kind="stable")
+    shown = table.head(comparing.MOST_ROWS)
+    rows = [
+        (str(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]), number(row["p_best"], 3), number(row["expected_loss"], 3))
+        for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
+    ]
+    left_out = len(table) - len(shown)
+    note = f"{left_out:,} further groups, all with a larger expected loss, are left out." if left_out else ""
+    headers = (comparison.by, comparison.effect, f"{comparison.prob:.0%} interval", "P(best)", "expected loss")
+    return Table(headers, tuple(rows), 1, note)
+
+
+def _pairs(comparison: Comparison, naive: NaiveComparison) -> Table:
+    contrast, shown = naive.contrast, comparing.shown_pairs(comparison)
+    naive_rows = naive.pairs.loc[shown.index]
+    rows = [
+        (
+            f"{row['a']} against {row['b']}", number(row[contrast]), interval(row["lower"], row["upper"]),
+            number(row["p_greater"], 3), number(row["p_rope"], 3), number(other["naive"]),
+            interval(other["naive_lower"], other["naive_upper"]) if math.isfinite(other["naive"]) else number(math.nan),
+        )
+        for row, other in zip(shown.to_dict("records"), naive_rows.to_dict("records"), strict=True)
+    ]  # fmt: skip
+    low, high = comparison.rope
+    kept = rows[: comparing.MOST_ROWS]
+    left_out = len(comparison.pairs) - len(kept)
+    note = f"Practically equal means a {contrast} between {number(low)} and {number(high)}." + (
+        f" {left_out:,} further pairs are left out." if left_out else ""
+    )
+    headers = ("pair", contrast, f"{comparison.prob:.0%} interval", "P(first is larger)", "P(practically equal)", "rows alone", f"rows alone, {comparison.prob:.0%} interval")
+    return Table(headers, tuple(kept), 1, note)
+
+
+def _against(comparison: Comparison, naive: NaiveComparison) -> Plate | None:
+    pair = naive.pair(naive.best, naive.runner_up)
+    if not all(math.isfinite(value) for value in pair.values()):
+        return None
+    ratio = naive.contrast == "ratio"
+    axis = f"{naive.contrast}, {naive.best} against {naive.runner_up}"
+    empty = np.zeros(0)
+    frame = plots.Forest([], empty, empty, empty, empty, axis, float(ratio), ratio, None, comparison.rope)
+    honest, rows = ((pair[k], pair[f"{k}_lower"], pair[f"{k}_upper"]) for k in ("honest", "naive"))
+    words = f"with the groups {number(honest[0])} ({interval(*honest[1:])}), by rows alone {number(rows[0])} ({interval(*rows[1:])})"
+    svg = plots.honest_against_naive(honest, rows, frame, alt=f"Two {comparison.prob:.0%} intervals of the {axis}: {words}.", key="against")
+    return Plate(Markup(svg), f"{comparison.prob:.0%} intervals of the {axis}. Shaded: practically equal.")
+
+
+def _forests(
+    posterior: xr.DataTree, statistics: Statistics, comparison: Comparison | None, naive: NaiveComparison | None
+) -> tuple[Plate, ...]:
+    plates = []
+    first, level = None, None
+    if comparison is not None and naive is not None:
+        first = comparing.compared_forest(posterior, statistics, comparison, naive)
+        level = find_level(statistics, comparison.by)
+        mark = "what the rows alone say" if level is None else "the group's own mean, not pooled"
+        plates.append(_forest_plate(first, comparison.by, len(comparison.table), comparison.prob, mark, "compared"))
+    levels = sorted(statistics.layout.levels, key=lambda other: len(other.keys))
+    if level is not None:
+        nested = [other for other in levels if set(other.keys) > set(level.keys)][:1]
+    else:
+        given = None if comparison is None else comparing.assigned_level(statistics, comparison.by)
+        nested = [given] if given is not None else levels[: 2 if comparison is None else 1]
+    for k, other in enumerate(nested):
+        rows = comparing.level_forest(posterior, statistics, other, PROB, first if level else None, level)
+        count = comparing.group_count(statistics, other)
+        plates.append(_forest_plate(rows, other.name, count, PROB, "the group's own mean, not pooled", f"level{k}"))
+    return tuple(plates)
+
+
+def _forest_plate(rows: plots.Forest, name: str, count: int, prob: float, mark: str, key: str) -> Plate:
+    left_out = count - len(rows.labels)
+    caption = f"Dots and lines: posterior median and {prob:.0%} interval, {rows.axis}. Diamonds: {mark}."
+    if left_out:
+        caption += f" The {len(rows.labels)} extremes of {count:,} groups; {left_out:,} between them are left out at the dotted line."
+    ends = (0, -1) if len(rows.labels) > 1 else (0,)
+    words = "; ".join(f"{rows.labels[k]} {number(rows.middle[k])} ({interval(rows.lower[k], rows.upper[k])})" for k in ends)
+    return Plate(Markup(plots.forest(rows, alt=f"Forest plot of {len(rows.labels)} groups of {name}. First and last: {words}.", key=key)), caption, name)
+
+
+def _contrasts(comparison: Comparison) -> Plate:
+    rows, left_out = comparing.contrast_forest(comparison)
+    sure = comparison.pair(*_first_pair(comparison))["p_greater"]
+    caption = f"Pairs, the surest on top, {comparison.prob:.0%} intervals. Shaded: practically equal."
+    caption += f" {left_out:,} further pairs are left out." if left_out else ""
+    alt = f"{len(rows.labels)} pairs of {comparison.by}; the best against its runner-up is the larger one with probability {number(sure, 3)}."
+    return Plate(Markup(plots.forest(rows, alt=alt, key="contrasts")), caption, f"{comparison.by}, pair by pair")
+
+
+def _first_pair(comparison: Comparison) -> tuple[Any, Any]:
+    return comparison.best, comparison.runner_up
+
+
+def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
+    rows, ratios, shares = [], [], []
+    for row in summary[summary["kind"] == "variance component"].to_dict("records"):
+        name = row["variable"] if row["label"] is None else f"{row['variable']} [{row['label']}]"
+        figures = (number(row["median"]), interval(row["lower"], row["upper"]), number(row["ess_bulk"], 5), f"{row['rhat']:.3f}")
+        rows.append((name, *figures))
+    for row in summary[summary["kind"] == "derived"].to_dict("records"):
+        name = f"share of {row['label']} (ICC)" if row["variable"] == "ICC" else f"R\N{SUPERSCRIPT TWO}, {row['label']}"
+        ratios.append((name, number(row["median"], 3), interval(row["lower"], row["upper"])))
+        if row["variable"] == "ICC":
+            shares.append((str(row["label"]), float(row["mean"])))
+    shares.append(("within groups", 1 - sum(share for _, share in shares)))
+    headers = ("component", "posterior median", f"{PROB:.0%} interval", "effective draws", "R-hat")
+    known = shares if len(shares) > 1 and all(math.isfinite(share) for _, share in shares) else []
+    return Table(headers, tuple(rows)), Table(("", "median", f"{PROB:.0%} interval"), tuple(ratios)), tuple(known)
+
+
+def _check(check: GroupMeanCheck, response: str, log: bool) -> Plate:
+    axis = f"{'geometric ' if log else ''}mean {response} observed"
+    alt = f"Sorted observed means of {len(check.observed):,} groups of {check.level} against replicated ones; {check.outside} outside the band."
+    caption = (
+        f"Each dot is a group of {check.level}; line and band: median and 95 % interval of the same rank in "
+        f"{check.replicates} studies replicated with new groups. {check.outside:,} of {len(check.observed):,} lie outside."
+    )
+    return Plate(Markup(plots.group_mean_check(check, log=log, axis=axis, alt=alt, key="check")), caption)
+
+
+def _check_verdict(check: GroupMeanCheck) -> str:
+    figures = ", ".join(f"{name} {number(p, 2)}" for name, p in check.p_values.items())
+    shares = f"Share of replicated studies with a larger value than observed: {figures}."
+    if not check.surprises:
+        return f"The model makes groups like the observed ones. {shares}"
+    return (
+        f"The observed groups look unusual for this model in their {' and '.join(check.surprises)}. {shares} Look at the "
+        "extreme groups, and ask whether a covariate or a level is missing."
+    )
+
+
+def _panels(posterior: xr.DataTree, summary: pd.DataFrame) -> tuple[tuple[Plate, ...], int]:
+    model = model_of(posterior)
+    plates = []
+    wanted = summary[summary["kind"].isin(["common effect", "variance component"])].to_dict("records")
+    seen: dict[str, int] = {}
+    with plots.style():
+        for k, row in enumerate(wanted[:MOST_PANELS]):
+            variable = row["variable"]
+            index = seen.get(variable, 0)
+            seen[variable] = index + 1
+            draws = _scalar(posterior, variable, index)
+            prior, size = model.complete_priors[variable], description.dimension_of(row["label"], summary, variable)
+            curve = description.prior_curve(prior, size)
+            grid = _window(draws, prior.bounds if not variable.startswith("corr|") else (-1.0, 1.0), curve)
+            density = None if curve is None else description.density_of(prior, grid, size)
+            name = variable if row["label"] is None else f"{variable} [{row['label']}]"
+            alt = f"{name}: prior {prior}, posterior {number(row['median'])} ({interval(row['lower'], row['upper'])})."
+            svg = plots.prior_to_posterior(draws, grid, density, alt=alt, key=f"prior{k}")
+            plates.append(Plate(Markup(svg), f"prior {prior}" + ("" if curve is not None else ": no curve"), name))
+    return tuple(plates), len(wanted) - len(plates)
+
+
+def _scalar(posterior: xr.DataTree, variable: str, index: int) -> Any:
+    values = flat(posterior, variable)
+    if variable.startswith("corr|"):
+        rows, columns = np.tril_indices(values.shape[-1], -1)
+        return values[:, rows[index], columns[index]]
+    return values.reshape(len(values), -1)[:, index]
+
+
+def _window(draws: Any, bounds: tuple[float, float], curve: Any) -> Any:
+    """Where prior and posterior are both drawn: as much of the prior as leaves the posterior visible."""
+    low, high = np.quantile(draws, [0.001, 0.999])
+    width = float(high - low) or max(abs(float(high)), 1.0) * 1e-3
+    left, right = low - 0.6 * width, high + 0.6 * width
+    if curve is not None:
+        prior_low, prior_high = description.prior_quantiles(curve, [0.01, 0.99])
+        left, right = min(left, max(prior_low, low - 4 * width)), max(right, min(prior_high, high + 4 * width))
+    inset = 1e-9 * (right - left)
+    return np.linspace(max(left, bounds[0] + inset), min(right, bounds[1] - inset), 200)

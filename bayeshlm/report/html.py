@@ -1,0 +1,92 @@
+"""`report`: one self-contained HTML file that works offline, in light and dark, on paper and on a phone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayeshlm.errors import DataError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bayeshlm.report.contents import Contents
+
+
+def report(posterior: xr.DataTree, path: str | os.PathLike[str], *, by: str | None = None) -> Path:
+    """Write a report on a posterior as one HTML file.
+
+    Everything comes from the DataTree, so a posterior that was saved and loaded gives the same file. It needs no network
+    and holds no script; it is written whole or not at all.
+
+    Parameters
+    ----------
+    posterior : xarray.DataTree
+    path : path
+    by : str, optional
+        What to compare, as in `compare`. Default: a categorical common effect that is constant within the groups of a
+        level (a treatment given to groups; the first in the formula), else the outermost level with 2 to 60 groups, else
+        any categorical common effect. Where there is none of these the report has no verdict.
+
+    Returns
+    -------
+    pathlib.Path
+        Of the file.
+
+    Raises
+    ------
+    DataError
+        If `by` cannot be compared, the tree is no posterior of `fit`, or the folder does not exist.
+    """
+    from bayeshlm.report.contents import collect
+
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise DataError(f"The folder of {str(target)!r} does not exist.")
+    if target.is_dir():
+        raise DataError(f"{str(target)!r} is a folder; the report is a file, e.g. report.html.")
+    _write(target, render(collect(posterior, by)))
+    return target
+
+
+def render(contents: Contents) -> str:
+    """The page. Autoescape is on, and characters that cannot be seen are made visible."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("bayeshlm.report"), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(page=contents)
+
+
+def _finalize(value: Any) -> Any:
+    from markupsafe import Markup
+
+    from bayeshlm.report.svg import shown
+
+    return value if isinstance(value, Markup) or not isinstance(value, str) else shown(value)
+
+
+def _write(target: Path, text: str) -> None:
+    """To a temporary file in the same folder first, so that a reader never meets half a report."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    """The process's file mode mask: a temporary file is private, a report is as public as any other file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
