@@ -33,7 +33,7 @@ from bayeshlm.errors import BayeshlmError, BayeshlmWarning
 NOT_CONVERGED, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 70, 130
 STATUS_STYLES = {"PASS": "bold green", "REVIEW": "bold yellow", "FAIL": "bold red"}
 NARROWEST_NAMES = 12  # a column of names narrower than this is unreadable: then rows are stacked
-STAGE_WIDTH, DETAIL_WIDTH = 10, 56  # with the time they fill 77 columns
+STAGE_WIDTH, DETAIL_WIDTH, TIME_WIDTH = 10, 56, 8
 GAP = 2
 
 
@@ -78,8 +78,9 @@ class Terminal:
             clock.add_task(name, total=None)
             result = work()
         self.stop_if_interrupted()
-        line = Text(f"  {name:<{STAGE_WIDTH}}{clean(detail(result)):<{DETAIL_WIDTH}}")
-        line.append(f" {seconds(time.perf_counter() - start):>8}", style="cyan")
+        room = max(0, min(DETAIL_WIDTH, self.out.width - STAGE_WIDTH - TIME_WIDTH - 3))
+        line = Text(f"  {name:<{STAGE_WIDTH}}{clean(detail(result)):<{room}}")
+        line.append(f" {seconds(time.perf_counter() - start):>{TIME_WIDTH}}", style="cyan")
         self.out.print(line, soft_wrap=True)
         return result
 
@@ -132,7 +133,9 @@ class Terminal:
             self.out.print(Text(clean(grid.note), style="dim"))
 
     def _stacked(self, grid: Grid, rows: list[list[str]]) -> None:
-        longest = max(len(name) for name in grid.columns)
+        longest = max(len(name) for name in grid.columns[1:])
+        if grid.columns[0]:
+            self.out.print(Text(clean(grid.columns[0]), style="underline"))
         for k, (name, *cells) in enumerate(rows):
             self.out.print(Text(name, style="bold" if k in grid.strong else ""))
             for column, cell in zip(grid.columns[1:], cells, strict=True):

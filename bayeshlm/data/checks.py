@@ -33,7 +33,7 @@ def check_rows(model: Model, rows: Rows) -> None:
     raw = {name: rows.number(name) for name in model.columns if _is_number(rows, name)}
     infinite = aggregate(rows.frame, {f"i{k}": _count(_not_finite(e)) for k, e in enumerate(raw.values())})
     problems = [
-        f"{name!r} is infinite in {count} rows{_first(rows, _not_finite(raw[name]))}"
+        f"{name!r} is infinite in {int(count)} rows{_first(rows, _not_finite(raw[name]))}"
         for name, count in zip(raw, infinite.values(), strict=True)
         if count
     ]
@@ -59,7 +59,7 @@ def check_rows(model: Model, rows: Rows) -> None:
     aliases = {f"t{k}": _count(test) for k, (test, _) in enumerate(tests.values())}
     counts = aggregate(rows.frame, aliases)
     problems = [
-        text.format(count, _first(rows, test))
+        text.format(int(count), _first(rows, test))
         for (test, text), count in zip(tests.values(), counts.values(), strict=True)
         if count
     ]
@@ -184,8 +184,8 @@ def _levels(statistics: Statistics) -> list[str]:
         single = groups == statistics.rows
         if single and model.se is None and not unequal_weights and 0 in level.columns:
             problems.append(
-                f"Level {level.name!r} has one row in each of its {groups} groups: its variance cannot be told from the "
-                "residual variance (both vary by row), so no fit can ever separate them. Leave this level out: the "
+                f"Level {level.name!r} has one row in each of its {groups} groups: its variance cannot be told from "
+                "the residual variance (both vary by row), so no fit can ever separate them. Leave this level out: the "
                 "residual 'sigma' already is the variation between units."
             )
     if problems:  # the pairs below would only repeat them

@@ -65,7 +65,8 @@ class Rows:
         """A design column as float64."""
         parts = [compile_expression(node, self.number, self.layout.constants) for node in column.numeric]
         parts += [(nw.col(self.names[n]) == self.values[n][label]).cast(nw.Float64) for n, label in column.indicators]
-        return reduce(lambda a, b: a * b, parts) if parts else nw.lit(1.0)
+        product: nw.Expr = reduce(lambda a, b: a * b, parts) if parts else nw.lit(1.0)
+        return product
 
     def response(self, model: Model) -> nw.Expr:
         """The response on the scale on which effects add (its log for lognormal)."""
@@ -105,7 +106,8 @@ def _open_files(path: str) -> nw.LazyFrame[Any]:
     connection = duckdb.connect()
     try:
         if kinds == {"csv"}:
-            relation = connection.read_csv(found, na_values=NOT_AVAILABLE)  # type: ignore[arg-type]  # stub: str only
+            # Quotes are stated: guessed from the first rows, they are missed where only later rows or files have them.
+            relation = connection.read_csv(found, na_values=NOT_AVAILABLE, quotechar='"', escapechar='"')  # type: ignore[arg-type]  # stub: str only
         else:
             relation = connection.read_parquet(found)
     except duckdb.Error as error:
@@ -160,7 +162,10 @@ def prepare(model: Model, data: Any, *, missing: str = "drop") -> Rows:
 
 def collect(frame: Frame) -> nw.DataFrame[Any]:
     """The frame in memory."""
-    return frame.collect() if isinstance(frame, nw.LazyFrame) else frame
+    if not isinstance(frame, nw.LazyFrame):
+        return frame
+    # By default a DuckDB relation is collected as a PyArrow table, and PyArrow need not be installed.
+    return frame.collect("pandas") if frame.implementation.is_duckdb() else frame.collect()
 
 
 def aggregate(frame: Frame, expressions: Mapping[str, nw.Expr]) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def _check_types(
     wanted = {*model.terms.response.node.columns(), *(name for name in (model.se, model.weights) if name)}
     for term in (*model.terms.common, *(effect for group in model.terms.groups for effect in group.effects)):
         for factor in term.factors:
-            if not factor.node.categorical and not (factor.node.kind == "column"):
+            if not factor.node.categorical and factor.node.kind != "column":
                 wanted |= set(factor.node.columns())
     wrong = [f"{name!r} is {schema[name]}" for name in sorted(wanted) if not numeric[name]]
     if wrong:

@@ -230,8 +230,11 @@ def plain(value: Any) -> int | str:
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, float | np.floating | int | np.integer | Decimal):
-        whole = value == value and abs(value) < 2**63 and value == int(value)
-        return int(value) if whole else str(value)
+        number: Any = value
+        whole = number == number and abs(number) < 2**63 and number == int(number)
+        if isinstance(number, Decimal) and not whole:
+            return format(number.normalize(), "f")  # DuckDB hands 1.50 over as 1.5
+        return int(number) if whole else str(number)
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
     if isinstance(value, datetime.datetime):  # pandas' Timestamp is one too

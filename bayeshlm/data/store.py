@@ -67,10 +67,12 @@ def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
     for k, level in enumerate(layout.levels):
         keys = [dataset[f"level_{k}_key_{j}"].values.tolist() for j in range(len(level.keys))]
         members.append(tuple(zip(*keys, strict=True)))
+    codes, count, weight, mean, scatter, shift = (
+        dataset[name].values for name in ("codes", "count", "weight", "mean", "scatter", "shift")
+    )
     return Statistics(
-        model, layout, tuple(members), *(dataset[name].values for name in (
-            "codes", "count", "weight", "mean", "scatter", "shift",
-        )), record["total_rows"], record["rows"], record["missing"], record["sum_log_weight"], record["log_jacobian"],
+        model, layout, tuple(members), codes, count, weight, mean, scatter, shift, record["total_rows"], record["rows"],
+        record["missing"], record["sum_log_weight"], record["log_jacobian"],
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def check_group_means(posterior: xr.DataTree, *, random_seed: int = 0) -> GroupM
 
     shown: Any = np.exp if log else np.asarray
     observed, replicated = np.sort(means[:, -1]), np.sort(predicted, axis=1)
-    summaries: dict[str, Any] = {"spread": np.std, "smallest": np.min, "largest": np.max}
+    summaries: dict[str, Any] = {"spread": np.std, "smallest mean": np.min, "largest mean": np.max}
     p_values = {name: float((s(replicated, axis=1) > s(observed)).mean()) for name, s in summaries.items()}
     lower, expected, upper = np.quantile(replicated, [0.025, 0.5, 0.975], axis=0)
     return GroupMeanCheck(

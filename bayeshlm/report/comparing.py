@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from bayeshlm.posterior.compare import Comparison
 from bayeshlm.posterior.draws import find_level, flat, group_values, model_of
 from bayeshlm.posterior.naive import NaiveComparison
 from bayeshlm.report.plots import Forest
+from bayeshlm.report.svg import shortened
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
 MOST_ROWS = 60  # of a forest or a table; of more, the extremes are shown
+HALF = 12  # characters of a group in the label of a pair
 MOST_GROUPS = 60  # of a level that is compared unasked
 CONSTANT = 1e-9  # variance of an indicator within groups, by rounding, where it is constant there
 
@@ -72,7 +75,9 @@ def group_count(statistics: Statistics, level: Level) -> int:
     return len(statistics.members[statistics.layout.levels.index(level)])
 
 
-def compared_forest(posterior: xr.DataTree, statistics: Statistics, comparison: Comparison, naive: NaiveComparison) -> Forest:
+def compared_forest(
+    posterior: xr.DataTree, statistics: Statistics, comparison: Comparison, naive: NaiveComparison
+) -> Forest:
     """The compared groups, best first, exactly as the Comparison's table has them."""
     table = comparison.table
     level = find_level(statistics, comparison.by)
@@ -82,20 +87,27 @@ def compared_forest(posterior: xr.DataTree, statistics: Statistics, comparison: 
         reference = comparison.table.index[0]
         neutral = 1.0 if comparison.effect == "multiplier" else 0.0
         raw = np.array([neutral, *(_against(naive, label, reference) for label in comparison.table.index[1:])])
-    values = (table[name].to_numpy() for name in (comparison.effect, "lower", "upper"))
+    middle, lower, upper = (table[name].to_numpy() for name in (comparison.effect, "lower", "upper"))
     order = np.argsort(table["expected_loss"].to_numpy(), kind="stable")
-    return _forest(list(table.index), *values, raw, order, comparison.baseline, comparison.effect, comparison.best)
+    return _forest(
+        list(table.index), middle, lower, upper, raw, order, comparison.baseline, comparison.effect, comparison.best
+    )
 
 
 def level_forest(
-    posterior: xr.DataTree, statistics: Statistics, level: Level, prob: float, parents: Forest | None, above: Level | None
+    posterior: xr.DataTree,
+    statistics: Statistics,
+    level: Level,
+    prob: float,
+    parents: Forest | None,
+    above: Level | None,
 ) -> Forest:
     """The groups of a level, by the order of their parents in `parents` where all are shown."""
     log = model_of(posterior).family_spec.log_response
     values = group_values(posterior, level.name)
     shown = np.exp(values.draws) if log else values.draws
     middle, lower, upper = np.quantile(shown, [0.5, (1 - prob) / 2, (1 + prob) / 2], axis=0)
-    order = np.argsort(-middle, kind="stable")
+    order, breaks = np.argsort(-middle, kind="stable"), ()  # type: NDArray[np.intp], tuple[int, ...]
     if parents is not None and above is not None and len(middle) <= MOST_ROWS:
         levels = statistics.layout.levels
         child, parent = levels.index(level), levels.index(above)
@@ -104,9 +116,11 @@ def level_forest(
         rank = {label: k for k, label in enumerate(parents.labels)}
         place = np.array([rank.get(label, len(rank)) for label in statistics.labels(parent)])
         order = np.lexsort((-middle, place[of_group]))
+        breaks = tuple(int(k) + 1 for k in np.flatnonzero(np.diff(place[of_group][order])))
     raw = raw_means(posterior, statistics, level)
     effect = "multiplier" if log else "difference"
-    return _forest(values.labels, middle, lower, upper, raw, order, values.baseline, effect, None)
+    rows = _forest(values.labels, middle, lower, upper, raw, order, values.baseline, effect, None)
+    return dataclasses.replace(rows, breaks=breaks)
 
 
 def _forest(
@@ -119,7 +133,7 @@ def _forest(
         order, gap = np.concatenate([order[:half], order[-half:]]), half
     log = effect == "multiplier"
     return Forest(
-        [labels[k] for k in order], middle[order], lower[order], upper[order], raw[order], f"{effect} relative to {baseline}",
+        [labels[k] for k in order], middle[order], lower[order], upper[order], raw[order], effect, baseline,
         1.0 if log else 0.0, log, best, None, gap,
     )  # fmt: skip
 
@@ -142,15 +156,15 @@ def contrast_forest(comparison: Comparison) -> tuple[Forest, int]:
     log = comparison.effect == "multiplier"
     pairs = shown_pairs(comparison)
     contrast = "ratio" if log else "difference"
-    rows = []
+    rows, sign = [], "\N{MINUS SIGN}"
     for row in pairs.to_dict("records"):
         a, b = (row["a"], row["b"]) if (row["p_greater"] >= 0.5) == comparison.maximize else (row["b"], row["a"])
-        rows.append((f"{a} \N{MINUS SIGN} {b}" if not log else f"{a} / {b}", comparison.pair(a, b)))
+        rows.append((f"{shortened(a, HALF)} {'/' if log else sign} {shortened(b, HALF)}", comparison.pair(a, b)))
     rows.sort(key=lambda row: -abs(row[1]["p_greater"] - 0.5))
     kept = rows[:MOST_ROWS]
     middle, lower, upper = (np.array([row[name] for _, row in kept]) for name in (contrast, "lower", "upper"))
     forest = Forest(
-        [label for label, _ in kept], middle, lower, upper, np.full(len(kept), np.nan), f"{contrast} of the pair",
+        [label for label, _ in kept], middle, lower, upper, np.full(len(kept), np.nan), contrast, "",
         1.0 if log else 0.0, log, None, comparison.rope,
     )  # fmt: skip
     return forest, len(comparison.pairs) - len(kept)

@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import Comparison, compare
@@ -20,7 +19,8 @@ from bayeshlm.posterior.draws import find_level, flat, group_values, model_of, s
 from bayeshlm.posterior.naive import NaiveComparison, beside
 from bayeshlm.posterior.summarize import summarize
 from bayeshlm.report import comparing, description, plots
-from bayeshlm.report.description import Table, interval, number
+from bayeshlm.report.description import Table, interval, number, parameter_name
+from bayeshlm.report.svg import style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,10 +82,16 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         group_values(posterior, by)  # an impossible `by` is an error, whatever the state of the posterior
     numbers = all(np.isfinite(variable.to_numpy()).all() for variable in posterior["posterior"].data_vars.values())
     recorded = str(posterior.attrs.get("status", "PASS"))
-    status = "FAIL" if not numbers else max(diagnosis.status, recorded, key=lambda s: SEVERITY.index(s) if s in SEVERITY else 2)
+    status = (
+        "FAIL"
+        if not numbers
+        else max(diagnosis.status, recorded, key=lambda s: SEVERITY.index(s) if s in SEVERITY else 2)
+    )
     messages = diagnosis.messages if numbers else (NOT_NUMBERS, *diagnosis.messages)
     comparison = compare(posterior, by, prob=PROB) if by is not None and numbers else None
-    comparison = None if comparison is None or len(comparison.table) < 2 else dataclasses.replace(comparison, status=status)
+    comparison = (
+        None if comparison is None or len(comparison.table) < 2 else dataclasses.replace(comparison, status=status)
+    )
     naive = None if comparison is None else beside(posterior, comparison)
     summary = _summary(posterior)
     check = check_group_means(posterior, random_seed=0) if numbers else None
@@ -127,7 +133,13 @@ def _groups(comparison: Comparison) -> Table:
     table = comparison.table.sort_values("expected_loss", kind="stable")
     shown = table.head(comparing.MOST_ROWS)
     rows = [
-        (str(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]), number(row["p_best"], 3), number(row["expected_loss"], 3))
+        (
+            str(label),
+            number(row[comparison.effect]),
+            interval(row["lower"], row["upper"]),
+            number(row["p_best"], 3),
+            number(row["expected_loss"], 3),
+        )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
     ]
     left_out = len(table) - len(shown)
@@ -153,7 +165,15 @@ def _pairs(comparison: Comparison, naive: NaiveComparison) -> Table:
     note = f"Practically equal means a {contrast} between {number(low)} and {number(high)}." + (
         f" {left_out:,} further pairs are left out." if left_out else ""
     )
-    headers = ("pair", contrast, f"{comparison.prob:.0%} interval", "P(first is larger)", "P(practically equal)", "rows alone", f"rows alone, {comparison.prob:.0%} interval")
+    headers = (
+        "pair",
+        contrast,
+        f"{comparison.prob:.0%} interval",
+        "P(first is larger)",
+        "P(practically equal)",
+        "rows alone",
+        f"rows alone, {comparison.prob:.0%} interval",
+    )
     return Table(headers, tuple(kept), 1, note)
 
 
@@ -163,11 +183,14 @@ def _against(comparison: Comparison, naive: NaiveComparison) -> Plate | None:
         return None
     ratio = naive.contrast == "ratio"
     axis = f"{naive.contrast}, {naive.best} against {naive.runner_up}"
-    empty = np.zeros(0)
-    frame = plots.Forest([], empty, empty, empty, empty, axis, float(ratio), ratio, None, comparison.rope)
-    honest, rows = ((pair[k], pair[f"{k}_lower"], pair[f"{k}_upper"]) for k in ("honest", "naive"))
-    words = f"with the groups {number(honest[0])} ({interval(*honest[1:])}), by rows alone {number(rows[0])} ({interval(*rows[1:])})"
-    svg = plots.honest_against_naive(honest, rows, frame, alt=f"Two {comparison.prob:.0%} intervals of the {axis}: {words}.", key="against")
+    labels, kinds = ("with the groups", "rows alone"), ("honest", "naive")
+    middle, lower, upper = (np.array([pair[f"{kind}{end}"] for kind in kinds]) for end in ("", "_lower", "_upper"))
+    frame = plots.Forest(
+        list(labels), middle, lower, upper, np.full(2, np.nan), axis, "", float(ratio), ratio, None, comparison.rope
+    )
+    honest, rows = (f"{number(middle[k])} ({interval(lower[k], upper[k])})" for k in range(2))
+    alt = f"Two {comparison.prob:.0%} intervals of the {axis}: {labels[0]} {honest}, {labels[1]} {rows}."
+    svg = plots.honest_against_naive(frame, (honest, rows), alt=alt, key="against")
     return Plate(Markup(svg), f"{comparison.prob:.0%} intervals of the {axis}. Shaded: practically equal.")
 
 
@@ -196,12 +219,24 @@ def _forests(
 
 def _forest_plate(rows: plots.Forest, name: str, count: int, prob: float, mark: str, key: str) -> Plate:
     left_out = count - len(rows.labels)
-    caption = f"Dots and lines: posterior median and {prob:.0%} interval, {rows.axis}. Diamonds: {mark}."
+    caption = f"Dots and lines: posterior median and {prob:.0%} interval, {rows.axis} relative to {rows.baseline}. Diamonds: {mark}."
     if left_out:
-        caption += f" The {len(rows.labels)} extremes of {count:,} groups; {left_out:,} between them are left out at the dotted line."
+        caption += (
+            f" The {len(rows.labels)} extremes of {count:,} groups: {left_out:,} are left out at the dotted line."
+        )
     ends = (0, -1) if len(rows.labels) > 1 else (0,)
-    words = "; ".join(f"{rows.labels[k]} {number(rows.middle[k])} ({interval(rows.lower[k], rows.upper[k])})" for k in ends)
-    return Plate(Markup(plots.forest(rows, alt=f"Forest plot of {len(rows.labels)} groups of {name}. First and last: {words}.", key=key)), caption, name)
+    words = "; ".join(
+        f"{rows.labels[k]} {number(rows.middle[k])} ({interval(rows.lower[k], rows.upper[k])})" for k in ends
+    )
+    return Plate(
+        Markup(
+            plots.forest(
+                rows, alt=f"Forest plot of {len(rows.labels)} groups of {name}. First and last: {words}.", key=key
+            )
+        ),
+        caption,
+        name,
+    )
 
 
 def _contrasts(comparison: Comparison) -> Plate:
@@ -220,12 +255,17 @@ def _first_pair(comparison: Comparison) -> tuple[Any, Any]:
 def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
     rows, ratios, shares = [], [], []
     for row in summary[summary["kind"] == "variance component"].to_dict("records"):
-        name = row["variable"] if row["label"] is None else f"{row['variable']} [{row['label']}]"
-        figures = (number(row["median"]), interval(row["lower"], row["upper"]), number(row["ess_bulk"], 5), f"{row['rhat']:.3f}")
+        name = parameter_name(row)
+        figures = (
+            number(row["median"]),
+            interval(row["lower"], row["upper"]),
+            f"{row['ess_bulk']:,.0f}",
+            f"{row['rhat']:.3f}",
+        )
         rows.append((name, *figures))
     for row in summary[summary["kind"] == "derived"].to_dict("records"):
         name = f"share of {row['label']} (ICC)" if row["variable"] == "ICC" else f"R\N{SUPERSCRIPT TWO}, {row['label']}"
-        ratios.append((name, number(row["median"], 3), interval(row["lower"], row["upper"])))
+        ratios.append((name, number(row["median"], 3), interval(row["lower"], row["upper"], 3)))
         if row["variable"] == "ICC":
             shares.append((str(row["label"]), float(row["mean"])))
     shares.append(("within groups", 1 - sum(share for _, share in shares)))
@@ -260,17 +300,17 @@ def _panels(posterior: xr.DataTree, summary: pd.DataFrame) -> tuple[tuple[Plate,
     plates = []
     wanted = summary[summary["kind"].isin(["common effect", "variance component"])].to_dict("records")
     seen: dict[str, int] = {}
-    with plots.style():
+    with style():
         for k, row in enumerate(wanted[:MOST_PANELS]):
             variable = row["variable"]
             index = seen.get(variable, 0)
             seen[variable] = index + 1
             draws = _scalar(posterior, variable, index)
-            prior, size = model.complete_priors[variable], description.dimension_of(row["label"], summary, variable)
+            prior, size = model.complete_priors[variable], description.dimension_of(summary, variable)
             curve = description.prior_curve(prior, size)
             grid = _window(draws, prior.bounds if not variable.startswith("corr|") else (-1.0, 1.0), curve)
             density = None if curve is None else description.density_of(prior, grid, size)
-            name = variable if row["label"] is None else f"{variable} [{row['label']}]"
+            name = parameter_name(row)
             alt = f"{name}: prior {prior}, posterior {number(row['median'])} ({interval(row['lower'], row['upper'])})."
             svg = plots.prior_to_posterior(draws, grid, density, alt=alt, key=f"prior{k}")
             plates.append(Plate(Markup(svg), f"prior {prior}" + ("" if curve is not None else ": no curve"), name))

@@ -43,8 +43,19 @@ def number(value: Any, digits: int = 4) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def interval(lower: Any, upper: Any) -> str:
-    return f"{number(lower)} to {number(upper)}"
+def interval(lower: Any, upper: Any, digits: int = 4) -> str:
+    return f"{number(lower, digits)} to {number(upper, digits)}"
+
+
+def count(value: Any) -> str:
+    """Rows or groups; the median of two numbers may end in a half."""
+    return f"{float(value):,.1f}".removesuffix(".0")
+
+
+def parameter_name(row: dict[Any, Any]) -> str:
+    """Of a row of `summarize`: the variable, and which of its values (scalars have no label)."""
+    label = row["label"]
+    return str(row["variable"]) if label is None or label != label else f"{row['variable']} [{label}]"
 
 
 def maths(model: Model, statistics: Statistics) -> list[Markup]:
@@ -61,8 +72,14 @@ def maths(model: Model, statistics: Statistics) -> list[Markup]:
             effect = block.name.rsplit("|", 1)[0]
             term = Markup("<var>u</var><sup>{}</sup><sub>{}[i]</sub>").format(block.name, level.name)
             terms.append(term if effect == "1" else term + Markup(" \N{DOT OPERATOR} {}<sub>i</sub>").format(effect))
-    lines = [left + " = " + Markup(" + ").join([*terms, Markup("<var>\N{GREEK SMALL LETTER EPSILON}</var><sub>i</sub>")])]
-    return [*lines, *(line for level in statistics.layout.levels for line in _level_lines(level, statistics)), _error(model)]
+    lines = [
+        left + " = " + Markup(" + ").join([*terms, Markup("<var>\N{GREEK SMALL LETTER EPSILON}</var><sub>i</sub>")])
+    ]
+    return [
+        *lines,
+        *(line for level in statistics.layout.levels for line in _level_lines(level, statistics)),
+        _error(model),
+    ]
 
 
 def _level_lines(level: Level, statistics: Statistics) -> list[Markup]:
@@ -75,12 +92,18 @@ def _level_lines(level: Level, statistics: Statistics) -> list[Markup]:
         start += len(block.columns)
         if not inside:
             lines.append(
-                Markup("<var>u</var><sup>{0}</sup> ~ Normal(0, <var>\N{GREEK SMALL LETTER SIGMA}</var><sup>2</sup><sub>{0}</sub>)").format(block.name) + tail
+                Markup(
+                    "<var>u</var><sup>{0}</sup> ~ Normal(0, <var>\N{GREEK SMALL LETTER SIGMA}</var><sup>2</sup><sub>{0}</sub>)"
+                ).format(block.name)
+                + tail
             )
     if joint:
         names = ", ".join(block.name for block in level.blocks)
         lines.append(
-            Markup("<var>u</var><sup>{}</sup> ~ Normal(0, <var>S</var>), <var>S</var> from their standard deviations and the correlations corr|{}").format(names, level.name) + tail
+            Markup(
+                "<var>u</var><sup>{}</sup> ~ Normal(0, <var>S</var>), <var>S</var> from their standard deviations and the correlations corr|{}"
+            ).format(names, level.name)
+            + tail
         )
     return lines
 
@@ -101,18 +124,18 @@ def priors_table(model: Model, summary: pd.DataFrame, prob: float) -> Table:
     rows = []
     for row in summary[summary["kind"].isin(["common effect", "variance component"])].to_dict("records"):
         prior = model.complete_priors[row["variable"]]
-        name = row["variable"] if row["label"] is None else f"{row['variable']} [{row['label']}]"
-        curve = prior_curve(prior, dimension_of(row["label"], summary, row["variable"]))
+        name = parameter_name(row)
+        curve = prior_curve(prior, dimension_of(summary, row["variable"]))
         before = "\N{EN DASH}" if curve is None else interval(*prior_quantiles(curve, [(1 - prob) / 2, (1 + prob) / 2]))
         rows.append((name, str(prior), before, number(row["median"]), interval(row["lower"], row["upper"])))
     headers = ("parameter", "prior", f"prior {prob:.0%} interval", "posterior median", f"posterior {prob:.0%} interval")
     return Table(headers, tuple(rows), 2)
 
 
-def dimension_of(label: Any, summary: pd.DataFrame, variable: str) -> int:
+def dimension_of(summary: pd.DataFrame, variable: str) -> int:
     """Rows of the correlation matrix that a variable's listed entries (its lower triangle) come from."""
     entries = int((summary["variable"] == variable).sum())
-    return round((1 + math.sqrt(1 + 8 * entries)) / 2) if label is not None else 2
+    return round((1 + math.sqrt(1 + 8 * entries)) / 2)
 
 
 def prior_curve(prior: Prior, size: int) -> tuple[Array, Array] | None:
@@ -147,20 +170,22 @@ def prior_quantiles(curve: tuple[Array, Array], probabilities: list[float]) -> A
     """Quantiles by the trapezoidal rule."""
     x, density = curve
     mass = np.concatenate([[0.0], np.cumsum(np.diff(x) * (density[1:] + density[:-1]) / 2)])
-    return np.interp(np.array(probabilities) * mass[-1], mass, x)
+    return np.asarray(np.interp(np.array(probabilities) * mass[-1], mass, x))
 
 
 def data_table(posterior: xr.DataTree, statistics: Statistics) -> tuple[Table, Table]:
     """Rows seen and used, drops by column; and groups of every level with their rows."""
     attrs = posterior.attrs
-    rows = [("rows seen", number(statistics.total_rows, 7)), ("rows used", number(statistics.rows, 7))]
-    rows += [(f"dropped: {name} missing", number(count, 7)) for name, count in statistics.missing.items()]
+    rows = [("rows seen", count(statistics.total_rows)), ("rows used", count(statistics.rows))]
+    rows += [(f"dropped: {name} missing", count(rows)) for name, rows in statistics.missing.items()]
     groups = []
     for k, level in enumerate(statistics.layout.levels):
         sizes = np.bincount(statistics.codes[:, k], statistics.count, len(statistics.members[k]))
-        groups.append((level.name, *(number(v, 7) for v in (len(sizes), sizes.min(), np.median(sizes), sizes.max()))))
+        groups.append((level.name, *(count(v) for v in (len(sizes), sizes.min(), np.median(sizes), sizes.max()))))
     note = " ".join(json.loads(attrs.get("notes", "[]")))
-    return Table(("", "rows"), tuple(rows), 1, note), Table(("level", "groups", "fewest rows", "median rows", "most rows"), tuple(groups))
+    return Table(("", "rows"), tuple(rows), 1, note), Table(
+        ("level", "groups", "fewest rows", "median rows", "most rows"), tuple(groups)
+    )
 
 
 def provenance(posterior: xr.DataTree) -> Table:
@@ -176,8 +201,16 @@ def provenance(posterior: xr.DataTree) -> Table:
         ("random seed", str(attrs.get("random_seed", ""))),
         ("seconds", _attribute(attrs, "seconds", 3)),
         ("efficiency of the proposals", _attribute(attrs, "efficiency", 3)),
-        ("log evidence", f"{evidence:,.2f} (standard error {_attribute(attrs, 'log_evidence_se', 2)})" if math.isfinite(evidence) else ""),
-        ("versions", ", ".join(f"{name} {version}" for name, version in json.loads(attrs.get("versions", "{}")).items())),
+        (
+            "log evidence",
+            f"{evidence:,.2f} (standard error {_attribute(attrs, 'log_evidence_se', 2)})"
+            if math.isfinite(evidence)
+            else "",
+        ),
+        (
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in json.loads(attrs.get("versions", "{}")).items()),
+        ),
     ]
     return Table(("", ""), tuple(row for row in rows if row[1]), 2)
 

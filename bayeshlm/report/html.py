@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from bayeshlm.report.contents import Contents
 
+LONGEST_CELL = 80  # characters of a name in a table; all of it is in the cell's title
+
 
 def report(posterior: xr.DataTree, path: str | os.PathLike[str], *, by: str | None = None) -> Path:
     """Write a report on a posterior as one HTML file.
@@ -55,10 +57,13 @@ def render(contents: Contents) -> str:
     """The page. Autoescape is on, and characters that cannot be seen are made visible."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from bayeshlm.report.svg import shortened
+
     environment = Environment(
         loader=PackageLoader("bayeshlm.report"), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["brief"] = lambda text: shortened(text, LONGEST_CELL)
     return environment.get_template("report.html").render(page=contents)
 
 

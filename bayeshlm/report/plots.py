@@ -32,6 +32,8 @@ class Forest:
         The hollow marker: what the row says without pooling; NaN for none.
     axis : str
         Label of the axis.
+    baseline : str
+        What the values are relative to, in words.
     neutral : float
         Where the line is drawn: 1 for ratios, 0 for differences.
     log : bool
@@ -41,6 +43,8 @@ class Forest:
         Region of practical equivalence.
     gap_after : int or None
         Row after which rows were left out.
+    breaks : tuple of int
+        Rows before which another parent's groups begin.
     """
 
     labels: list[Any]
@@ -49,11 +53,13 @@ class Forest:
     upper: Array
     raw: Array
     axis: str
+    baseline: str
     neutral: float
     log: bool
     highlight: Any = None
     band: tuple[float, float] | None = None
     gap_after: int | None = None
+    breaks: tuple[int, ...] = ()
 
 
 def forest(rows: Forest, *, alt: str, key: str) -> str:
@@ -70,11 +76,15 @@ def forest(rows: Forest, *, alt: str, key: str) -> str:
             axes.axvspan(*rows.band, color=FAINT, alpha=0.55, linewidth=0)
         axes.axvline(rows.neutral, color=MUTED, linewidth=0.8)
         strong = np.array([label == rows.highlight and rows.highlight is not None for label in rows.labels])
-        for chosen, color in ((~strong, ACCENT), (strong, CONTRAST)):
-            axes.hlines(heights[chosen], rows.lower[chosen], rows.upper[chosen], color=color, linewidth=1.7)
-            axes.plot(rows.middle[chosen], heights[chosen], "o", color=color, markersize=4.6)
+        for chosen, width, size in ((~strong, 1.6, 4.4), (strong, 3.0, 6.4)):
+            axes.hlines(heights[chosen], rows.lower[chosen], rows.upper[chosen], color=ACCENT, linewidth=width)
+            axes.plot(rows.middle[chosen], heights[chosen], "o", color=ACCENT, markersize=size)
+        for row in rows.breaks:
+            axes.axhline(row - 0.5, color=FAINT, linewidth=0.8)
         known = np.isfinite(rows.raw)
-        axes.plot(rows.raw[known], heights[known], "D", markerfacecolor="none", markeredgecolor=INK, markersize=3.6, alpha=0.8)
+        axes.plot(
+            rows.raw[known], heights[known], "D", markerfacecolor="none", markeredgecolor=INK, markersize=3.4, alpha=0.8
+        )
         axes.set_yticks(heights, labels=[canvas.text(label) for label in rows.labels])
         axes.set_ylim(heights[-1] + 0.7, -0.7)
         axes.spines["left"].set_visible(False)
@@ -84,22 +94,24 @@ def forest(rows: Forest, *, alt: str, key: str) -> str:
         return canvas.svg(alt, key)
 
 
-def honest_against_naive(honest: tuple[float, float, float], naive: tuple[float, float, float], rows: Forest, *, alt: str, key: str) -> str:
-    """Two intervals of one contrast. Each is (middle, lower, upper); axis, neutral, log and band come from `rows`."""
+def honest_against_naive(frame: Forest, words: tuple[str, str], *, alt: str, key: str) -> str:
+    """Two rows, with and without the groups, each with its numbers in words above it."""
     with style():
-        canvas = Canvas(1.18)
-        axes = canvas.axes(1.52, 0.12, 0.06, 0.46)
-        if rows.band is not None:
-            axes.axvspan(*rows.band, color=FAINT, alpha=0.55, linewidth=0)
-        axes.axvline(rows.neutral, color=MUTED, linewidth=0.8)
-        for height, (middle, lower, upper), color in ((0, honest, ACCENT), (1, naive, CONTRAST)):
-            axes.hlines([height], [lower], [upper], color=color, linewidth=2.6)
-            axes.plot([middle], [height], "o", color=color, markersize=5.5)
-        axes.set_yticks([0, 1], labels=["with the groups", "rows alone"])
-        axes.set_ylim(1.6, -0.6)
+        canvas = Canvas(1.72)
+        axes = canvas.axes(0.12, 0.12, 0.04, 0.46)
+        if frame.band is not None:
+            axes.axvspan(*frame.band, color=FAINT, alpha=0.55, linewidth=0)
+        axes.axvline(frame.neutral, color=MUTED, linewidth=0.8)
+        for height, color in ((0, ACCENT), (1, CONTRAST)):
+            axes.hlines([height], frame.lower[height], frame.upper[height], color=color, linewidth=3.0)
+            axes.plot(frame.middle[height], height, "|", color=color, markersize=11, markeredgewidth=1.6)
+            text = f"{frame.labels[height]}: {words[height]}"
+            axes.text(0.0, height - 0.42, text, transform=axes.get_yaxis_transform(), color=color, fontsize=9.5)
+        axes.set_yticks([])
+        axes.set_ylim(1.45, -0.85)
         axes.spines["left"].set_visible(False)
-        _limits(axes, np.array([*honest, *naive, rows.neutral]), rows.log)
-        axes.set_xlabel(canvas.text(rows.axis, 60))
+        _limits(axes, np.concatenate([frame.lower, frame.upper, [frame.neutral]]), frame.log)
+        axes.set_xlabel(canvas.text(frame.axis, 60))
         return canvas.svg(alt, key)
 
 
@@ -107,11 +119,19 @@ def group_mean_check(check: GroupMeanCheck, *, log: bool, axis: str, alt: str, k
     """Sorted observed group means against the replicated ones of the same rank, with their band."""
     with style():
         canvas = Canvas(3.1)
-        axes = canvas.axes(0.72, 0.12, 0.06, 0.5)
+        axes = canvas.axes(0.66, 0.14, 0.3, 0.48)
         axes.fill_between(check.expected, check.lower, check.upper, color=ACCENT, alpha=0.18, linewidth=0)
         axes.plot(check.expected, check.expected, color=ACCENT, linewidth=1.0)
         chosen = np.unique(np.linspace(0, len(check.observed) - 1, MOST_POINTS).astype(int))
-        axes.plot(check.expected[chosen], check.observed[chosen], "o", color=INK, markersize=2.8, alpha=0.75, markeredgewidth=0)
+        axes.plot(
+            check.expected[chosen],
+            check.observed[chosen],
+            "o",
+            color=INK,
+            markersize=2.8,
+            alpha=0.75,
+            markeredgewidth=0,
+        )
         everything = np.concatenate([check.expected, check.lower, check.upper, check.observed])
         _limits(axes, check.expected, log)
         low, high = (float(v) for v in (everything.min(), everything.max()))
@@ -120,8 +140,7 @@ def group_mean_check(check: GroupMeanCheck, *, log: bool, axis: str, alt: str, k
         _ticks(axes.yaxis, low, high, log, 5)
         axes.set_ylim(low, high if high > low else low + 1)
         axes.set_xlabel("replicated mean of the same rank")
-        axes.set_ylabel(canvas.text(axis, 34))
-        axes.yaxis.set_label_coords(-0.17, 0.5)
+        axes.text(0.0, 1.04, canvas.text(axis, 50), transform=axes.transAxes)
         return canvas.svg(alt, key)
 
 
@@ -130,8 +149,10 @@ def prior_to_posterior(draws: Array, grid: Array, density: Array | None, *, alt:
     with style():
         canvas = Canvas(1.15, width=2.2)
         axes = canvas.axes(0.1, 0.1, 0.05, 0.26)
+        low, high = (float(value) for value in np.quantile(draws, [0.001, 0.999]))
+        edges = np.linspace(low, high if high > low else low + 1e-9, 31)
         inside = draws[(draws >= grid[0]) & (draws <= grid[-1])]
-        heights, edges = np.histogram(inside, bins=np.linspace(*np.quantile(draws, [0.001, 0.999]), 31), density=True)
+        heights = np.histogram(inside, bins=edges, density=True)[0]
         axes.stairs(heights, edges, fill=True, color=ACCENT, alpha=0.55, linewidth=0)
         if density is not None:
             axes.plot(grid, np.minimum(density, 3 * heights.max()), color=CONTRAST, linewidth=1.3)
@@ -163,7 +184,11 @@ def _ticks(axis: Any, low: float, high: float, log: bool, count: int) -> None:
     from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     wide = log and low > 0 and high / low > 20
-    ticks = np.asarray(LogLocator(subs=(1.0, 3.0)).tick_values(low, high) if wide else MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high))
+    ticks = np.asarray(
+        LogLocator(subs=(1.0, 3.0)).tick_values(low, high)
+        if wide
+        else MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high)
+    )
     ticks = ticks[(ticks >= low) & (ticks <= high)]
     ticks = ticks if ticks.size else np.array([low, high])
     step = float(np.diff(ticks).min()) if len(ticks) > 1 else abs(float(ticks[0]))

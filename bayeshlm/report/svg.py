@@ -20,16 +20,17 @@ INK, MUTED, ACCENT, CONTRAST, FAINT = "#010101", "#020202", "#030303", "#040404"
 VARIABLES = {
     INK: "var(--ink)", MUTED: "var(--muted)", ACCENT: "var(--accent)", CONTRAST: "var(--contrast)", FAINT: "var(--line)",
 }  # fmt: skip
-WIDTH = 4.6  # inches; at 72 units an inch about the width of a phone, so that text keeps its size there
+WIDTH = 4.3  # inches; at 72 units an inch about the width of a phone, so that text keeps its size there
 TOKEN = "zq{}qz"  # stands for a user's string while matplotlib draws, which never sees the string
-LONGEST = 26  # characters of a label in a figure
+LARGEST = 1.5  # times its size, up to which a figure grows on a wide screen
+LONGEST = 28  # characters of a label in a figure
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "bayeshlm", "text.parse_math": False, "font.size": 9.0,
+    "svg.fonttype": "none", "svg.hashsalt": "bayeshlm", "text.parse_math": False, "font.size": 9.5,
     "font.family": "sans-serif", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED,
     "xtick.color": MUTED, "ytick.color": MUTED,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
     "ytick.major.width": 0.6, "xtick.major.size": 3.0, "ytick.major.size": 0.0, "axes.unicode_minus": True,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False, "axes.labelsize": 9.0,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False, "axes.labelsize": 9.5,
 }  # fmt: skip
 
 
@@ -82,7 +83,7 @@ class Canvas:
         _clean(root, key, self.strings)
         root.set("role", "img")
         root.set("aria-label", shown(alt))
-        root.set("style", f"max-width:{self.width * 1.35:.2f}in")
+        root.set("style", f"max-width:{self.width * 72 * LARGEST:.0f}px")
         for name in ("width", "height", "version"):
             root.attrib.pop(name, None)
         return ElementTree.tostring(root, encoding="unicode")
@@ -145,11 +146,10 @@ def _visible(character: str) -> str:
     return "\N{REPLACEMENT CHARACTER}" if kind in ("Cc", "Cf", "Cs") and character not in "\u200d\u00ad" else character
 
 
-def points(value: float) -> float:
-    """Points in inches."""
-    return value / 72
-
-
 def label_width(labels: list[Any]) -> float:
     """Inches that the longest of these labels needs, roughly."""
-    return 0.12 + 0.072 * max((len(shortened(label)) for label in labels), default=0)
+    return 0.14 + 0.078 * max((sum(map(_columns, shortened(label))) for label in labels), default=0)
+
+
+def _columns(character: str) -> int:
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

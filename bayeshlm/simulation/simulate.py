@@ -100,7 +100,7 @@ def draw_frame(design: Design, rng: np.random.Generator) -> pd.DataFrame:
         arms = assign(treatment, structure, rng)[ancestors[treatment.level]][group_of_row]
         # Named arms keep their order: the first is the reference of a common effect, not the alphabet's first.
         named = not isinstance(treatment.arms, int | np.integer)
-        columns[name] = pd.Categorical.from_codes(arms, list(treatment.names)) if named else arms
+        columns[name] = pd.Categorical(np.array(treatment.names)[arms], list(treatment.names)) if named else arms
     for name, covariate in design.covariates:
         columns[name] = _covariate(covariate.level, covariate.distribution.sample, structure, group_of_row, rng)
     return pd.DataFrame(columns)
@@ -168,7 +168,7 @@ def _draw_truth(model: Model, rows: Rows, params: dict[str, Any], rng: np.random
 
     layout, priors = rows.layout, model.complete_priors
     frame = rows.frame
-    values = {k: frame.select(v=rows.column(c))["v"].to_numpy() for k, c in enumerate(layout.columns) if k}  # type: ignore[union-attr, index]  # draw_frame makes an eager frame
+    values = {k: frame.select(v=rows.column(c))["v"].to_numpy() for k, c in enumerate(layout.columns) if k}
     values[0] = np.ones(rows.used)
     bad = [layout.columns[k].label for k, column in values.items() if not np.isfinite(column).all()]
     if bad:
@@ -301,7 +301,7 @@ def _given_effects(block: Block, value: Any, labels: list[Any]) -> Array:
 def _groups(rows: Rows, level: Level) -> tuple[NDArray[np.int64], list[Any]]:
     """(group of each row, labels) of a level."""
     frame = rows.frame
-    coded = [factorize(frame[rows.names[key]], key) for key in level.keys]  # type: ignore[index]  # an eager frame
+    coded = [factorize(frame[rows.names[key]], key) for key in level.keys]
     code, members = combine(coded, rows.used)
     named = [[coded[p][1][c] for c in members[:, p].tolist()] for p in range(len(coded))]
     return code, joined_labels(list(zip(*named, strict=True)))
@@ -311,12 +311,12 @@ def _draw_response(model: Model, rows: Rows, truth: xr.Dataset, predictor: Array
     noise = rng.standard_normal(rows.used)
     frame = rows.frame
     for name in (model.weights, model.se):
-        if name and not (frame.select(v=rows.number(name))["v"].to_numpy() > 0).all():  # type: ignore[index]  # eager
+        if name and not (frame.select(v=rows.number(name))["v"].to_numpy() > 0).all():
             raise DesignError(f"{name!r} (weights or standard errors) was drawn <= 0; choose a positive distribution.")
     if model.weights is not None:
-        noise /= np.sqrt(frame.select(w=rows.number(model.weights))["w"].to_numpy())  # type: ignore[index]  # eager
+        noise /= np.sqrt(frame.select(w=rows.number(model.weights))["w"].to_numpy())
     if model.se is not None:
-        noise *= frame.select(s=rows.number(model.se))["s"].to_numpy()  # type: ignore[index]  # eager
+        noise *= frame.select(s=rows.number(model.se))["s"].to_numpy()
     else:
         noise *= float(truth["sigma"])
     response = predictor + noise

@@ -229,7 +229,7 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
         columns = [name.strip() for name in part.split(":")]
         if not all(name.isidentifier() for name in columns):
             raise FormulaError(
-                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks where needed."
+                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks."
             )
         levels.append((*(levels[-1] if levels else ()), *(names.get(name, name) for name in columns)))
     repeated = [level for level in levels if len(set(level)) < len(level)]

@@ -155,7 +155,7 @@ class HalfNormal(_Positive):
         return math.log(2) - 0.5 * (x / self.sigma) ** 2 - math.log(self.sigma) - HALF_LOG_2PI
 
     def sample(self, rng: np.random.Generator, size: Any = None) -> Array:
-        return np.abs(rng.normal(0.0, self.sigma, size))
+        return np.asarray(np.abs(rng.normal(0.0, self.sigma, size)))
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class HalfStudentT(_Positive):
         return math.log(2) + _log_t(x / self.sigma, self.nu) - math.log(self.sigma)
 
     def sample(self, rng: np.random.Generator, size: Any = None) -> Array:
-        return np.abs(self.sigma * rng.standard_t(self.nu, size))
+        return np.asarray(np.abs(self.sigma * rng.standard_t(self.nu, size)))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class HalfCauchy(_Positive):
         return math.log(2 / (math.pi * self.beta)) - np.log1p((x / self.beta) ** 2)
 
     def sample(self, rng: np.random.Generator, size: Any = None) -> Array:
-        return np.abs(self.beta * rng.standard_cauchy(size))
+        return np.asarray(np.abs(self.beta * rng.standard_cauchy(size)))
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,10 @@ def gallery(name: str) -> Gallery:
         grades = bh.Treatment(3, level="instructor", within="method")
         small = bh.Design.nested(method=4, instructor=3, student=5, treatments={"hs_gpa": grades})
         latent = ("log1p(hs_gpa)", "overall", "method_level", "instructor_level")
-        return Gallery(
-            study, small, latent, "score", "method", "instructor", teaching_predictor, teaching_point
-        )  # fmt: skip
-    small = bh.Design.nested(sch=4, tch=12, pupil=3, treatments=dict(study.design.treatments))
+        levels = ("method", "instructor")
+        return Gallery(study, small, latent, "score", *levels, teaching_predictor, teaching_point)
+    # Grade by school, so that two worlds differ in the order of schools and of classes only.
+    arms = {**dict(study.design.treatments), "gr": bh.Treatment(study.GRADES, level="sch")}
+    small = bh.Design.nested(sch=8, tch=6, pupil=3, treatments=arms)
     latent = ("Intercept", "cltype", "gr", "school_level", "class_level")
     return Gallery(study, small, latent, "read", "sch", "tch", star_predictor, star_point)
