@@ -6,6 +6,8 @@ Importing this package imports nothing heavy: names are looked up when they are 
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,6 +86,17 @@ def __getattr__(name: str) -> Any:
     value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value
+
+
+class _Package(types.ModuleType):
+    """Keeps `bh.fit` and `bh.report` functions: importing a submodule of the same name would put the module there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "errors" or name not in _HOME or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeshlm.data.checks import check_statistics
+from bayeshlm.data.default_priors import scale_priors
 from bayeshlm.data.statistics import Statistics, compress
 from bayeshlm.data.store import statistics_to_dataset
 from bayeshlm.engines.exact import EngineResult, fit_exact
 from bayeshlm.engines.select import Choice, choose_engine
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
-from bayeshlm.data.default_priors import scale_priors
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
@@ -91,12 +91,14 @@ def to_datatree(
         {name: ((*dims, *v.dims), v.values) for name, v in result.variables.items()}, coords={**axes, **result.coords}
     )
     stats = xr.Dataset({name: (dims, values) for name, values in result.sample_stats.items()}, coords=axes)
-    tree = xr.DataTree.from_dict({
-        "posterior": posterior,
-        "sample_stats": stats,
-        "constant_data": _constant_data(statistics),
-        "statistics": statistics_to_dataset(statistics),
-    })
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior": posterior,
+            "sample_stats": stats,
+            "constant_data": _constant_data(statistics),
+            "statistics": statistics_to_dataset(statistics),
+        }
+    )
     messages = [*notes, *([result.attrs["fallback"]] if result.attrs.get("fallback") else [])]
     tree.attrs = {
         "model": statistics.model.to_json(),
@@ -109,7 +111,7 @@ def to_datatree(
         "notes": json.dumps(messages, ensure_ascii=False),
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": json.dumps({"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}),
-        **{name: value for name, value in result.attrs.items()},
+        **result.attrs,
     }
     diagnosis = diagnose(tree, hyperparameters_only=True)
     tree.attrs["status"] = diagnosis.status
@@ -174,7 +176,10 @@ def _constant_data(statistics: Statistics) -> xr.Dataset:
     coords: dict[str, Any] = {}
     for k, level in enumerate(statistics.layout.levels):
         labels = statistics.labels(k)
-        variables[f"{level.name}_rows"] = ((level.name,), np.bincount(statistics.codes[:, k], statistics.count, len(labels)))
+        variables[f"{level.name}_rows"] = (
+            (level.name,),
+            np.bincount(statistics.codes[:, k], statistics.count, len(labels)),
+        )
         coords[level.name] = labels
     _, mean, _ = statistics.total()
     variables["column_mean"] = (("column",), mean + statistics.shift)

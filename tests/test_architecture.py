@@ -14,7 +14,8 @@ FLOORS = {"errors": 1, "spec": 2, "data": 3, "simulation": 3, "engines": 4, "pos
           "report": 6, "cli": 7, "__main__": 8}  # fmt: skip
 # Above the rule "only downward": within a floor these may use those.
 BESIDE = {("simulation", "data"), ("fit", "posterior"), ("report", "studies")}
-HEAVY = ("pymc", "arviz", "arviz_stats", "arviz_base", "arviz_plots", "matplotlib", "pandas", "xarray", "scipy", "narwhals",
+HEAVY = ("pymc", "arviz", "arviz_stats", "arviz_base", "arviz_plots", "matplotlib", "pandas", "xarray", "scipy",
+         "narwhals",
          "duckdb", "formulaic", "numpy")  # fmt: skip
 
 
@@ -32,16 +33,16 @@ class Imports(ast.NodeVisitor):
     def __init__(self):
         self.found = set()
 
-    def visit_If(self, node):  # noqa: N802  # the visitor's own naming
+    def visit_If(self, node):  # the visitor's own naming
         if "TYPE_CHECKING" not in ast.dump(node.test):
             self.generic_visit(node)
         for other in node.orelse:
             self.visit(other)
 
-    def visit_Import(self, node):  # noqa: N802
+    def visit_Import(self, node):
         self.found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("bayeshlm.")}
 
-    def visit_ImportFrom(self, node):  # noqa: N802
+    def visit_ImportFrom(self, node):
         assert node.level == 0, "imports name the package, so that they can be read"
         parts = (node.module or "").split(".")
         if parts[0] == "bayeshlm":

@@ -110,7 +110,7 @@ def hindsight(comparison: Comparison, truth: xr.DataArray) -> str:
     best = truth["method"].to_numpy()[truth.to_numpy().argmax()]
     if best == comparison.best:
         return f"Method {best} is truly the best one: the right choice."
-    chosen = float(truth.sel(method=comparison.best))
+    chosen = float(truth.sel({"method": comparison.best}))  # as a keyword `method` would be sel's own argument
     lost = 1 - chosen / float(truth.max())
     p = comparison.table.loc[best, "p_best"]
     return (
@@ -141,5 +141,5 @@ def coverage(summary: pd.DataFrame, truth: xr.Dataset) -> Grid:
     names, verdicts = [name for name, _, _ in rows], [verdict for _, _, verdict in rows]
     return Grid(
         "", ("", "truth", "mean", "95 % from", "to", "inside"), tuple(zip(names, *columns, verdicts, strict=True)),
-        "About 95 in 100 true values should lie inside their intervals.",
+        "Over many studies 95 of 100 true values lie inside; the groups of one study err together.",
     )  # fmt: skip

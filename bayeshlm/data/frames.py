@@ -70,7 +70,7 @@ class Rows:
 
     def response(self, model: Model) -> nw.Expr:
         """The response on the scale on which effects add (its log for lognormal)."""
-        y = compile_expression(model.terms.response.node, self.number, {})
+        y: nw.Expr = compile_expression(model.terms.response.node, self.number, {})
         return y.log() if model.family_spec.log_response else y
 
 
@@ -85,12 +85,13 @@ def open_frame(data: Any) -> Frame:
     if isinstance(data, str | Path):
         return _open_files(str(data))
     try:
-        return nw.from_native(data)
+        frame: Frame = nw.from_native(data)
     except TypeError as error:
         raise DataError(
             f"data is a {type(data).__name__}; give a pandas, Polars or PyArrow table, a DuckDB relation, or the path "
             "of a CSV or Parquet file."
         ) from error
+    return frame
 
 
 def _open_files(path: str) -> nw.LazyFrame[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,14 +111,14 @@ class Problem:
     @property
     def width(self) -> int:
         """Number of columns (1, design columns, y)."""
-        return self.mean.shape[1] + 1
+        return int(self.mean.shape[1]) + 1
 
 
 def nested_order(statistics: Statistics) -> list[int] | None:
     """Indices of the levels from outermost to innermost, or None if they are not nested in each other."""
     sizes = [len(members) for members in statistics.members]
     order = sorted(range(len(sizes)), key=sizes.__getitem__)
-    for outer, inner in zip(order, order[1:], strict=False):
+    for outer, inner in itertools.pairwise(order):
         pairs = np.unique(statistics.codes[:, [inner, outer]], axis=0)
         if len(pairs) != sizes[inner]:
             return None
@@ -180,12 +181,14 @@ def unsupported(statistics: Statistics) -> str | None:
     if model.censored is not None:
         return "The exact engine integrates a Gaussian likelihood; censored rows do not have one."
     if wrong:
-        return f"The exact engine needs Normal or Flat priors on common effects (they integrate out); got {listed(wrong)}."
+        return (
+            f"The exact engine needs Normal or Flat priors on common effects (they integrate out); got {listed(wrong)}."
+        )
     if nested_order(statistics) is None:
         names = listed(level.name for level in statistics.layout.levels)
         return (
-            f"The levels {names} are crossed (a group of one occurs in several groups of another); this engine fits "
-            "nested levels. If labels are merely reused, e.g. instructor 1 in every method, write (1 | method/instructor)."
+            f"The levels {names} are crossed (a group of one occurs in several groups of another); this engine "
+            "fits nested levels. If labels are merely reused, e.g. instructor 1 in every method, write (1 | method/instructor)."
         )
     return None
 

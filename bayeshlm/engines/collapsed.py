@@ -5,6 +5,7 @@ The way out when importance weights cannot be trusted (heavy tails, several mode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,6 @@ def sample_collapsed(
 def _density_op(log_density: LogDensity, d: int) -> Any:
     """The density as a PyTensor operation with its gradient (PyTensor is slow to import, hence here)."""
     import pytensor.tensor as pt
-    from pytensor.graph.basic import Apply
     from pytensor.graph.op import Op
 
     steps = np.concatenate([np.zeros((1, d)), STEP * np.eye(d), -STEP * np.eye(d)])
@@ -68,22 +68,22 @@ def _density_op(log_density: LogDensity, d: int) -> Any:
             last[x.tobytes()] = log_density(x + steps)
         return last[x.tobytes()]
 
-    class Gradient(Op):
-        itypes = [pt.dvector]
-        otypes = [pt.dvector]
+    class Gradient(Op):  # type: ignore[misc]  # PyTensor is untyped to mypy here
+        itypes = (pt.dvector,)
+        otypes = (pt.dvector,)
 
-        def perform(self, node: Apply, inputs: list[Any], outputs: list[Any]) -> None:
+        def perform(self, node: Any, inputs: Sequence[Any], output_storage: list[Any]) -> None:
             f = around(inputs[0])
             with np.errstate(invalid="ignore"):  # -inf on both sides: the density is 0 here and the step is refused
                 gradient = (f[1 : d + 1] - f[d + 1 :]) / (2 * STEP)
-            outputs[0][0] = np.where(np.isfinite(gradient), gradient, 0.0)
+            output_storage[0][0] = np.where(np.isfinite(gradient), gradient, 0.0)
 
-    class Density(Op):
-        itypes = [pt.dvector]
-        otypes = [pt.dscalar]
+    class Density(Op):  # type: ignore[misc]  # as above
+        itypes = (pt.dvector,)
+        otypes = (pt.dscalar,)
 
-        def perform(self, node: Apply, inputs: list[Any], outputs: list[Any]) -> None:
-            outputs[0][0] = np.asarray(around(inputs[0])[0])
+        def perform(self, node: Any, inputs: Sequence[Any], output_storage: list[Any]) -> None:
+            output_storage[0][0] = np.asarray(around(inputs[0])[0])
 
         def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
             return [cotangents[0] * Gradient()(inputs[0])]

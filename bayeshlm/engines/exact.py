@@ -72,7 +72,7 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     attrs: dict[str, Any] = {"fallback": ""}
     if problem.size == 0:  # known standard errors and no groups: nothing is left to sample
         theta = np.zeros((chains, draws, 0))
-        density, likelihood = marginal.log_density(np.zeros((1, 0)))
+        density, _ = marginal.log_density(np.zeros((1, 0)))
         attrs |= {"log_evidence": float(density[0]), "log_evidence_se": 0.0, "pareto_k": 0.0, "efficiency": 1.0}
         stats = {"lp": np.full((chains, draws), density[0])}
     else:
@@ -157,7 +157,7 @@ def _name(
             count = len(block.columns)
             scales = values.T[position : position + count]
             position += count
-            dims = (block.dim,) if block.labels else ()
+            dims: tuple[str, ...] = (block.dim,) if block.labels else ()
             if block.labels:
                 coords[block.dim] = list(block.labels)
             drawn = np.moveaxis(effects[k][where], 0, 1)  # (groups, effects, draws)

@@ -233,7 +233,7 @@ class Marginal:
 def _draw_group(
     rows: Array, factor: Array, root: Array, precision: Array, worth: Array, rng: np.random.Generator
 ) -> Array:
-    """u = L v with v | r ~ N(D^-1 L'R' r, D^-1), D = I + L'R'R L: right also where L is 0. Returns (k, groups, B)."""
+    """U = L v with v | r ~ N(D^-1 L'R' r, D^-1), D = I + L'R'R L: right also where L is 0. Returns (k, groups, B)."""
     k = root.shape[0]
     residual = rows[:, -1] - np.einsum("icgb,cgb->igb", np.broadcast_to(rows[:, :-1], (k, *worth.shape)), worth)
     scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, *worth.shape[1:])), root)
@@ -243,7 +243,7 @@ def _draw_group(
     pull = np.einsum("aigb,agb->igb", scaled, residual) * precision
     lower = small.cholesky(d)
     v = small.solve_upper(lower, small.solve_lower(lower, pull) + rng.standard_normal(pull.shape))
-    return np.einsum("ijb,jgb->igb", root, v)
+    return np.asarray(np.einsum("ijb,jgb->igb", root, v))
 
 
 def _pseudo_variance(factor: Array, root: Array, noise: Array | float) -> Array:
@@ -252,7 +252,7 @@ def _pseudo_variance(factor: Array, root: Array, noise: Array | float) -> Array:
     if factor.ndim == 3:
         factor = factor[..., None]
     if k == 1:
-        return factor**2 * root[0, 0] ** 2 + noise
+        return np.asarray(factor**2 * root[0, 0] ** 2 + noise)
     scaled = [[sum(factor[i, a] * root[a, j] for a in range(j, k)) for j in range(k)] for i in range(k)]
     out = np.empty((k, k, *np.broadcast_shapes(factor.shape[2:], root.shape[2:])))
     for i in range(k):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.errors import DataError
-from bayeshlm.posterior.draws import GroupValues, flat, group_values, model_of
+from bayeshlm.posterior.draws import GroupValues, dataset, flat, group_values, model_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,15 +73,17 @@ class Comparison:
     def pair(self, a: Any, b: Any) -> dict[str, float]:
         """The contrast of `a` against `b`, whichever way round `pairs` lists it."""
         contrast = str(self.pairs.columns[2])
-        listed = self.pairs[((self.pairs["a"] == a) & (self.pairs["b"] == b)) | ((self.pairs["a"] == b) & (self.pairs["b"] == a))]
+        listed = self.pairs[
+            ((self.pairs["a"] == a) & (self.pairs["b"] == b)) | ((self.pairs["a"] == b) & (self.pairs["b"] == a))
+        ]
         if listed.empty:
             raise DataError(f"No pair of {a!r} and {b!r} in this comparison.")
         row = listed.iloc[0]
         if row["a"] == a:
             return {k: float(row[k]) for k in (contrast, "lower", "upper", "p_greater", "p_rope")}
-        turn = (lambda v: 1 / v) if contrast == "ratio" else (lambda v: -v)
+        turned = {k: 1 / float(row[k]) if contrast == "ratio" else -float(row[k]) for k in (contrast, "lower", "upper")}
         return {
-            contrast: turn(float(row[contrast])), "lower": turn(float(row["upper"])), "upper": turn(float(row["lower"])),
+            contrast: turned[contrast], "lower": turned["upper"], "upper": turned["lower"],
             "p_greater": 1 - float(row["p_greater"]), "p_rope": float(row["p_rope"]),
         }  # fmt: skip
 
@@ -89,17 +91,17 @@ class Comparison:
         """The decision in one or two sentences."""
         row = self.table.loc[self.best]
         rival = self.pair(self.best, self.runner_up)
-        ratio = "ratio" in rival
-        if ratio:
-            contrast = f"{_percent(rival['ratio'])} against {self.runner_up} ({self.prob:.0%} interval {_percent(rival['lower'])} to {_percent(rival['upper'])})"
+        if "ratio" in rival:
+            middle, lower, upper = (_percent(rival[k]) for k in ("ratio", "lower", "upper"))
             loss = f"{row['expected_loss'] * 100:.2g} % of the outcome"
         else:
-            contrast = f"{rival['difference']:+.3g} against {self.runner_up} ({self.prob:.0%} interval {rival['lower']:+.3g} to {rival['upper']:+.3g})"
+            middle, lower, upper = (f"{rival[k]:+.3g}" for k in ("difference", "lower", "upper"))
             loss = f"{row['expected_loss']:.2g} in units of the outcome"
+        contrast = f"{middle} against {self.runner_up} ({self.prob:.0%} interval {lower} to {upper})"
         warning = "" if self.status != "FAIL" else "THE FIT DID NOT CONVERGE: do not use these numbers. "
         return (
             f"{warning}Choose {self.by} {self.best}: it is the best with probability {_probability(row['p_best'])}. "
-            f"{contrast[0].upper()}{contrast[1:]}. Expected loss if this choice is wrong: {loss}."
+            f"{contrast}. Expected loss if this choice is wrong: {loss}."
         )
 
     def to_text(self) -> str:
@@ -107,7 +109,11 @@ class Comparison:
         low, high = self.rope
         note = "" if self.status == "PASS" else f"Convergence: {self.status}.\n"
         order = self.table.sort_values("expected_loss")
-        pairs = self.pairs if len(self.pairs) <= 15 else self.pairs[(self.pairs["a"] == self.best) | (self.pairs["b"] == self.best)]
+        pairs = (
+            self.pairs
+            if len(self.pairs) <= 15
+            else self.pairs[(self.pairs["a"] == self.best) | (self.pairs["b"] == self.best)]
+        )
         return (
             f"{note}{self.verdict()}\n\n{self.by}, {self.effect} relative to {self.baseline}\n"
             f"{order.head(20).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
@@ -159,7 +165,9 @@ def compare(
     low, high = (float(edge) for edge in rope)
     neutral = 1.0 if family.log_response else 0.0
     if not (low <= neutral <= high) or (family.log_response and low <= 0):
-        raise DataError(f"rope={rope!r} must contain {neutral:g} ({family.contrast}s){' and be positive' * family.log_response}.")
+        raise DataError(
+            f"rope={rope!r} must contain {neutral:g} ({family.contrast}s){' and be positive' * family.log_response}."
+        )
     return _compare(values, family.log_response, (low, high), prob, maximize, str(posterior.attrs.get("status", "")))
 
 
@@ -211,9 +219,9 @@ def check_prob(prob: float) -> None:
 
 def _rope_difference(posterior: xr.DataTree) -> tuple[float, float]:
     """+-0.1 residual standard deviations (of a row of average weight, or known standard error)."""
-    statistics = posterior["statistics"]
+    statistics = dataset(posterior, "statistics")
     scale = float(np.sqrt(statistics["count"].values.sum() / statistics["weight"].values.sum()))
-    sigma = float(np.median(flat(posterior, "sigma"))) if "sigma" in posterior["posterior"] else 1.0
+    sigma = float(np.median(flat(posterior, "sigma"))) if "sigma" in dataset(posterior) else 1.0
     edge = ROPE_SHARE * sigma * scale
     return (-edge, edge)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeshlm.posterior.draws import model_of, scalars
+from bayeshlm.posterior.draws import dataset, model_of, scalars
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,11 +72,11 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
     from arviz_stats.base import array_stats
 
     parameters = model_of(posterior).parameters
-    names = [str(name) for name in posterior["posterior"].data_vars]
+    names = [str(name) for name in dataset(posterior).data_vars]
     if hyperparameters_only:
         names = [name for name in names if name in parameters]
     found = [(name, label, draws) for name in names for label, draws in scalars(posterior, name, MAX_SCALARS)]
-    chains = posterior["posterior"].sizes["chain"]
+    chains = dataset(posterior).sizes["chain"]
     rhats, sizes = [], []
     with np.errstate(all="ignore"):  # constant or too few draws give NaN, which fails below
         for _, _, draws in found:
@@ -88,11 +89,12 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
             sizes.append(float(np.minimum(bulk, tail)))  # np.minimum keeps NaN, min() may lose it
     k, fallback = float(posterior.attrs.get("pareto_k", math.nan)), posterior.attrs.get("fallback", "")
     k = math.nan if fallback else k  # the weights were not used
-    stats = posterior["sample_stats"] if "sample_stats" in posterior else {}
+    stats: Any = dataset(posterior, "sample_stats") if "sample_stats" in posterior.children else {}
     divergences = int(stats["diverging"].values.sum()) if "diverging" in stats else 0
-    draws_in_all = chains * posterior["posterior"].sizes["draw"]
+    draws_in_all = chains * dataset(posterior).sizes["draw"]
 
-    failures, reviews = [], []
+    failures: list[str] = []
+    reviews: list[str] = []
     unknown = [name for (name, _, _), r, n in zip(found, rhats, sizes, strict=True) if math.isnan(r) or math.isnan(n)]
     if unknown or not found:
         failures.append(
@@ -126,7 +128,7 @@ def _judge(failures: list[str], reviews: list[str], value: float, good: float, b
         reviews.append(message + ".")
 
 
-def _worst(found: list[tuple[str, object, object]], values: list[float], pick: object, text: str) -> str:
+def _worst(found: Sequence[tuple[str, object, object]], values: list[float], pick: object, text: str) -> str:
     if not found:
         return ""
     k = int(pick(values))  # type: ignore[operator]  # np.argmax or np.argmin

@@ -52,12 +52,17 @@ def statistics_of(posterior: xr.DataTree) -> Statistics:
     model_of(posterior)
     if "statistics" not in posterior:
         raise DataError("The posterior has no group 'statistics'; it was not made, or not saved, by bayeshlm.")
-    return statistics_from_dataset(posterior["statistics"].to_dataset())
+    return statistics_from_dataset(dataset(posterior, "statistics"))
+
+
+def dataset(posterior: xr.DataTree, group: str = "posterior") -> xr.Dataset:
+    """One group of the tree as a Dataset (without copying the values)."""
+    return posterior.children[group].to_dataset()
 
 
 def flat(posterior: xr.DataTree, name: str) -> Array:
     """Draws of a variable, chains joined: (draws, ...)."""
-    values = posterior["posterior"][name].values
+    values = dataset(posterior)[name].values
     return np.asarray(values.reshape(-1, *values.shape[2:]))
 
 
@@ -66,15 +71,13 @@ def scalars(posterior: xr.DataTree, name: str, limit: int | None = None) -> list
 
     With `limit`, evenly spaced ones of a longer variable.
     """
-    variable = posterior["posterior"][name]
+    variable = dataset(posterior)[name]
     if variable.ndim == 2:
         return [(None, variable.values)]
     labels = [variable[dim].values.tolist() for dim in variable.dims[2:]]
     if name.startswith("corr|"):
         size = variable.shape[-1]
-        return [
-            (f"{labels[0][i]}, {labels[1][j]}", variable.values[:, :, i, j]) for i in range(size) for j in range(i)
-        ]
+        return [(f"{labels[0][i]}, {labels[1][j]}", variable.values[:, :, i, j]) for i in range(size) for j in range(i)]
     names = labels[0] if len(labels) == 1 else [f"{a}, {b}" for a in labels[0] for b in labels[1]]
     values = variable.values.reshape(*variable.shape[:2], -1)
     chosen: Any = range(len(names))
@@ -161,7 +164,7 @@ def _uses(statistics: Statistics, name: str) -> bool:
 
 def _factor_values(posterior: xr.DataTree, statistics: Statistics, name: str, means: Array) -> GroupValues:
     categories = list(statistics.layout.categories[name])
-    count = posterior["posterior"].sizes["chain"] * posterior["posterior"].sizes["draw"]
+    count = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
     blocks = [flat(posterior, block.name).reshape(count, -1) for block in statistics.layout.common]
     total = np.concatenate(blocks, axis=1) @ factor_weights(statistics, name, means)
     relative = total - total[:, :1]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.posterior.draws import flat, model_of, scalars, statistics_of
+from bayeshlm.posterior.draws import dataset, flat, model_of, scalars, statistics_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +43,10 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
     check_prob(prob)
     rows = []
     tails = [(1 - prob) / 2, (1 + prob) / 2]
-    shape = (posterior["posterior"].sizes["chain"], posterior["posterior"].sizes["draw"])
+    shape = (dataset(posterior).sizes["chain"], dataset(posterior).sizes["draw"])
     listing = [
         (kind_of(posterior, str(name)), str(name), label, draws)
-        for name in posterior["posterior"].data_vars
+        for name in dataset(posterior).data_vars
         for label, draws in scalars(posterior, str(name))
     ]
     listing += [("derived", name, label, d.reshape(shape)) for name, label, d in derived(posterior)]
@@ -87,7 +87,7 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
     fixed = np.einsum("si,ij,sj->s", slopes, scatter[np.ix_(columns, columns)] / weight, slopes)
     levels = {level.name: _level_variance(posterior, level, moments) for level in statistics.layout.levels}
     grouped = sum(levels.values(), np.zeros(len(fixed)))
-    if "sigma" in posterior["posterior"]:
+    if "sigma" in dataset(posterior):
         residual = flat(posterior, "sigma") ** 2 * (statistics.rows / weight)
     else:
         residual = np.full(len(fixed), statistics.rows / weight)
@@ -98,14 +98,16 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
 
 def _common(posterior: xr.DataTree, statistics: Statistics) -> Array:
     """(draws, p) of the common effects."""
-    draws = posterior["posterior"].sizes["chain"] * posterior["posterior"].sizes["draw"]
+    draws = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
     parts = [flat(posterior, block.name).reshape(draws, -1) for block in statistics.layout.common]
     return np.concatenate(parts, axis=1) if parts else np.zeros((draws, 0))
 
 
 def _level_variance(posterior: xr.DataTree, level: Any, moments: Array) -> Array:
     """Mean over rows of the variance that a level's effects contribute, (draws,)."""
-    sds = np.concatenate([flat(posterior, f"{block.name}_sigma").reshape(-1, len(block.columns)) for block in level.blocks], axis=1)
+    sds = np.concatenate(
+        [flat(posterior, f"{block.name}_sigma").reshape(-1, len(block.columns)) for block in level.blocks], axis=1
+    )
     correlation = np.broadcast_to(np.eye(sds.shape[1]), (len(sds), sds.shape[1], sds.shape[1])).copy()
     for positions in level.correlated:
         correlation[np.ix_(range(len(sds)), positions, positions)] = flat(posterior, f"corr|{level.name}")

@@ -165,16 +165,16 @@ class Design:
         problems = []
         if len(self.levels) < 2:
             problems.append("a nested design needs at least a group level and the unit, e.g. clinic=20, patient=50")
-        parents = 1
+        parents: int | None = 1  # None once a size is random
         for name, size in self.levels:
             if isinstance(size, tuple):
                 if parents is not None and len(size) != parents:
                     problems.append(f"{name} lists {len(size)} sizes for {parents} parents")
                 parents = sum(size)
             elif isinstance(size, int):
-                parents = parents * size if parents is not None else None  # type: ignore[assignment]  # None: random
+                parents = parents * size if parents is not None else None
             else:
-                parents = None  # type: ignore[assignment]  # unknown from here on
+                parents = None
         names = [name for name, _ in (*self.levels, *self.covariates, *self.treatments)]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:

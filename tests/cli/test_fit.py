@@ -13,7 +13,7 @@ from bayeshlm.posterior.compare import compare
 from bayeshlm.posterior.store import load
 from bayeshlm.spec.priors import HalfNormal, Normal
 
-FIT = ["fit", "trial.csv", "-f", "y ~ (1 | arm/site)", "--seed", "1"]
+FIT = ["fit", "trial.csv", "-f", "y ~ (1 | arm/site)", "--seed", "1", "--draws", "250"]
 
 
 def test_fit_decides_saves_and_reports(run, trial, reports, tmp_path) -> None:
@@ -81,7 +81,7 @@ def test_warnings_are_clean_lines_on_standard_error(run, trial) -> None:
     assert "Warning" not in done.stdout
 
 
-@pytest.mark.parametrize("columns", [None, 100, 80, 60, 40])
+@pytest.mark.parametrize("columns", [None, 60, 40])
 def test_nothing_is_cut_off_or_coloured_in_a_pipe(run, trial, columns) -> None:
     done = run(*FIT, "--compare", "arm", columns=columns)
     assert done.exit_code == 0

@@ -39,7 +39,8 @@ CASES = {
     "not positive": (bh.Model("y ~ (1 | school)", family="lognormal"), table().assign(y=1.0).assign(
         y=lambda d: np.where(d.index < 2, -d.y, d.y)), DataError, "'y' is not positive, which lognormal needs: 2 rows"),
     "zero weight": (bh.Model(X, weights="w"), with_values("w", 0.0), DataError, "'w' (weights or standard errors)"),
-    "log of a negative": ("y ~ log(x) + (1 | school)", with_values("x", -1.0), DataError, "term 'log(x)' is not finite"),
+    "log of a negative": ("y ~ log(x) + (1 | school)", with_values("x", -1.0), DataError,
+                          "term 'log(x)' is not finite"),
     "squares overflow": (X, table().assign(x=lambda d: d.x * 1e200), DataError, "too large for floats"),
     "constant y": (X, table().assign(y=3.7), DataError, "'y' is constant"),
     "one row": (X, table().iloc[:1], DataError, "1 complete row only"),
@@ -47,7 +48,8 @@ CASES = {
     "one category": ("y ~ one + (1 | teacher)", nested(), DataError, "one category only ('all')"),
     "one group an arm": ("y ~ arm + (1 | teacher)", nested().query("teacher < 2"), DataError,
                          "Each 'arm' has one 'teacher' only: the effect of the arm cannot be told"),
-    "one row a group": ("y ~ (1 | school/row)", nested(), DataError, "'school:row' has one row in each of its 80 groups"),
+    "one row a group": ("y ~ (1 | school/row)", nested(), DataError,
+                        "'school:row' has one row in each of its 80 groups"),
     "same levels twice": ("y ~ (1 | school/copy)", nested(copy=lambda d: d.school), DataError, "have the same groups"),
     "aliased": ("y ~ x + copy + (1 | school)", table().assign(copy=lambda d: 2 * d.x - 3), DataError,
                 "combinations of the others and cannot be told from them: 'copy'"),
@@ -70,9 +72,10 @@ def test_bad_input_is_refused(case):
     model, data, error, fragment = CASES[case]
     if isinstance(model, str):
         model = bh.Model(model)
-    with warnings.catch_warnings(), pytest.raises(error) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", BayeshlmWarning)  # default priors, dropped rows: not the point here
-        bh.fit(model, data, draws=10, chains=1, random_seed=0)
+        with pytest.raises(error) as caught:
+            bh.fit(model, data, draws=10, chains=1, random_seed=0)
     assert fragment in str(caught.value)
 
 
@@ -99,14 +102,16 @@ def test_missing_values_are_dropped_counted_and_named(kind):
         found = bh.compress(model, IN_MEMORY[kind](d))
     assert (found.total_rows, found.rows, found.missing) == (120, 113, {"x": 2, "arm": 5, "school": 1})
     assert found.members == (((0,), (1,), (2,), (3,)),)
-    with pytest.raises(DataError, match="'x' in 2 rows.*missing='drop'"):
+    with pytest.raises(DataError, match=r"'x' in 2 rows.*missing='drop'"):
         bh.compress(model, IN_MEMORY[kind](d), missing="error")
     with pytest.raises(DataError, match="'drop' or 'error'"):
         bh.compress(model, d, missing="ignore")
 
 
 def test_nan_and_null_are_both_missing_in_polars():
-    d = pl.DataFrame({"y": [1.0, 2.0, 3.0, 4.0, 5.0], "x": [1.0, float("nan"), None, 2.0, 4.0], "g": ["a", "b", "a", None, "b"]})
+    d = pl.DataFrame(
+        {"y": [1.0, 2.0, 3.0, 4.0, 5.0], "x": [1.0, float("nan"), None, 2.0, 4.0], "g": ["a", "b", "a", None, "b"]}
+    )
     for frame in (d, d.lazy()):
         with pytest.warns(BayeshlmWarning, match="3 of 5 rows"):
             found = bh.compress(bh.Model("y ~ x + (1 | g)"), frame)

@@ -92,13 +92,13 @@ def test_parts_add_up_to_the_whole(name, part, seed):
 
 
 def test_one_site_is_one_group_and_one_arm():
-    model = bh.Model("y ~ arm + (1 | site)", priors={k: bh.Flat() for k in ("Intercept", "arm", "1|site_sigma", "sigma")})
+    model = bh.Model(
+        "y ~ arm + (1 | site)", priors={k: bh.Flat() for k in ("Intercept", "arm", "1|site_sigma", "sigma")}
+    )
     rng = np.random.default_rng(3)
-    sites = [
-        pd.DataFrame({"y": rng.normal(k % 2, 1, 30), "arm": "ab"[k % 2], "site": f"s{k}"}) for k in range(8)
-    ]
+    sites = [pd.DataFrame({"y": rng.normal(k % 2, 1, 30), "arm": "ab"[k % 2], "site": f"s{k}"}) for k in range(8)]
     parts = [bh.compress(model, site) for site in sites]
-    with pytest.raises(DataError, match="one category only.*one group only"):
+    with pytest.raises(DataError, match=r"one category only.*one group only"):
         bh.fit(model, parts[0])
     merged = sum(parts[1:], start=parts[0])
     assert_same(bh.compress(model, pd.concat(sites)), merged, 1e-12)

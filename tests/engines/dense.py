@@ -129,7 +129,10 @@ class Dense:
     def effects(self, scales: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of (b, u_1, u_2, ...) given y; u group by group, effects inside."""
         design = np.hstack([self.x, *self.z])
-        blocks = [self.prior_cov, *(np.kron(np.eye(z.shape[1] // len(s)), s) for z, s in zip(self.z, scales, strict=True))]
+        blocks = [
+            self.prior_cov,
+            *(np.kron(np.eye(z.shape[1] // len(s)), s) for z, s in zip(self.z, scales, strict=True)),
+        ]
         size = sum(len(block) for block in blocks)
         prior, mean, at = np.zeros((size, size)), np.zeros(size), 0
         for block in blocks:

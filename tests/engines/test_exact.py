@@ -122,7 +122,10 @@ def test_crossed_levels_are_refused_with_the_way_out() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (bh.Model("y ~ x", family="lognormal", priors={"x": bh.StudentT(3, 0, 1)}), "needs Normal or Flat priors.*x ~ StudentT"),
+        (
+            bh.Model("y ~ x", family="lognormal", priors={"x": bh.StudentT(3, 0, 1)}),
+            "needs Normal or Flat priors.*x ~ StudentT",
+        ),
         (bh.Model("y ~ x", family="lognormal", censored="c"), "censored rows"),
     ],
 )

@@ -42,7 +42,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_moments_and_evidence(name: str) -> None:
-    """Means and sds within 4.5 Monte Carlo standard errors (false alarms below 1e-4 over all cases), evidence within 5."""
+    """Means and sds within 4.5 Monte Carlo standard errors (false alarms < 1e-4 in all), evidence within 5."""
     density, evidence, means, sds = CASES[name]
     drawn = importance.sample(density, LOW, HIGH, draws=2000, chains=4, rng=np.random.default_rng(1))
     assert drawn.pareto_k < importance.MAX_PARETO_K
@@ -57,7 +57,7 @@ def test_moments_and_evidence(name: str) -> None:
 
 
 def test_chains_are_honest() -> None:
-    """ArviZ's effective sample size predicts the spread of means over independent runs (chi-square, false alarms 1e-6)."""
+    """ArviZ's effective sample size predicts the spread of means over runs (chi-square, false alarms 1e-6)."""
     means, expected = [], []
     for seed in range(60):
         drawn = importance.sample(skewed, LOW, HIGH, draws=250, chains=2, rng=np.random.default_rng(seed))
@@ -77,7 +77,9 @@ def test_same_seed_same_draws() -> None:
 
 def test_a_density_of_zero_is_an_error() -> None:
     with pytest.raises(FloatingPointError, match="0 everywhere"):
-        importance.sample(lambda x: np.full(len(x), -np.inf), LOW, HIGH, draws=10, chains=1, rng=np.random.default_rng(0))
+        importance.sample(
+            lambda x: np.full(len(x), -np.inf), LOW, HIGH, draws=10, chains=1, rng=np.random.default_rng(0)
+        )
 
 
 def test_pareto_k_of_a_heavy_tail_is_large_and_of_few_weights_infinite() -> None:

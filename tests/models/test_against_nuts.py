@@ -1,4 +1,4 @@
-"""The exact engine against long NUTS (nutpie) on the hand-written PyMC twins: every marginal within Monte Carlo error."""
+"""The exact engine against long NUTS (nutpie) on the hand-written PyMC twins: every marginal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIGURES = {
 
 
 def sample_twin(twin: pm.Model, *, draws: int, seed: int) -> xr.DataTree:
-    """NUTS on the twin. Small steps, since a standard deviation near 0 is a funnel for levels centred on their parent."""
+    """NUTS on the twin, in small steps: a standard deviation near 0 is a funnel for levels centred on their parent."""
     compiled = nutpie.compile_pymc_model(twin)
     return nutpie.sample(
         compiled, draws=draws, tune=1000, chains=4, cores=2, seed=seed, target_accept=0.99, progress_bar=False

@@ -158,11 +158,11 @@ def spreads(case: Gallery, data: pd.DataFrame, y: np.ndarray) -> dict[str, np.nd
 
 
 def test_prior_predictive_is_the_same(case: Gallery, world: bh.World, twin: pm.Model) -> None:
-    """Kolmogorov-Smirnov on each summary, 250 worlds a side; false-alarm rate 1e-4 over all summaries of a study.
+    """Kolmogorov-Smirnov on each summary, 150 worlds a side; false-alarm rate 1e-4 over all summaries of a study.
 
-    The seeds are fixed: the test cannot flicker. A prior's scale off by a factor of 2.5 is found.
+    The seeds are fixed: the test cannot flicker. A prior's scale off by a factor of 3 is found.
     """
-    count = 250
+    count = 150
     drawn = pm.sample_prior_predictive(count, model=twin, random_seed=5, compile_kwargs={"mode": MODE})
     rows = drawn["prior_predictive"][case.response].to_numpy()[0]
     shown = np.log if logged(case) else np.asarray

@@ -28,8 +28,16 @@ def arms() -> xr.DataTree:
     frame = pd.DataFrame({"g": np.repeat(np.arange(18), 10)})
     frame["arm"] = np.array(["control", "new", "old"])[frame["g"] % 3]
     frame["x"] = rng.normal(2.0, 1.0, 180)
-    frame["y"] = 5 + 2.0 * (frame["arm"] == "new") * frame["x"] + rng.normal(0, 1, 18)[frame["g"]] + rng.normal(0, 1, 180)
-    priors = {**PRIORS, "arm": bh.Normal(0, 5), "x": bh.Normal(0, 5), "arm:x": bh.Normal(0, 5), "1|g_sigma": bh.HalfNormal(2)}
+    frame["y"] = (
+        5 + 2.0 * (frame["arm"] == "new") * frame["x"] + rng.normal(0, 1, 18)[frame["g"]] + rng.normal(0, 1, 180)
+    )
+    priors = {
+        **PRIORS,
+        "arm": bh.Normal(0, 5),
+        "x": bh.Normal(0, 5),
+        "arm:x": bh.Normal(0, 5),
+        "1|g_sigma": bh.HalfNormal(2),
+    }
     return bh.fit(bh.Model("y ~ arm * x + (1 | g)", priors=priors), frame, random_seed=1)
 
 

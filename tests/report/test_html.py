@@ -52,7 +52,8 @@ class Page(html.parser.HTMLParser):
             self.cell = None
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        if "body" in self.tags:
+            self.words.append(data)
         if self.cell is not None:
             self.cell += data
 
@@ -174,7 +175,7 @@ def test_names_are_attacks() -> None:
 
     text = render(collect(posterior, None))
     page = Page(text)
-    assert not {"script", "b", "i"} & (set(page.tags) - {"b", "i"})
+    assert "script" not in page.tags
     assert "<script" not in text
     assert "<b>y" not in text
     assert not [name for name, _ in page.attributes if name.startswith("on")]

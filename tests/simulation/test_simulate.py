@@ -17,7 +17,8 @@ MODELS = {
     ),
     "slopes": (
         bh.Model("y ~ x + (x | clinic) + (0 + x || doctor)", priors={
-            "Intercept": N(), "x": N(), "1|clinic_sigma": H(), "x|clinic_sigma": H(), "x|doctor_sigma": H(), "sigma": H()}),
+            "Intercept": N(), "x": N(), "1|clinic_sigma": H(), "x|clinic_sigma": H(), "x|doctor_sigma": H(),
+            "sigma": H()}),
         bh.Design.nested(clinic=5, doctor=3, patient=4, covariates={"x": bh.Covariate(N(0, 1))}),
     ),
     "arms": (
@@ -107,8 +108,8 @@ def test_params_in_every_shape():
 
 @pytest.mark.parametrize("within", [None, "region"])
 def test_treatments_are_balanced_as_promised(within):
-    design = bh.Design.nested(region=6, clinic=5, patient=2,
-                              treatments={"arm": bh.Treatment(["c", "b", "a"], level="clinic", within=within)})  # fmt: skip
+    arm = bh.Treatment(["c", "b", "a"], level="clinic", within=within)
+    design = bh.Design.nested(region=6, clinic=5, patient=2, treatments={"arm": arm})
     model = bh.Model("y ~ arm + (1 | clinic)", family="lognormal")
     for seed in range(5):
         d = bh.simulate(model, design, random_seed=seed).data
