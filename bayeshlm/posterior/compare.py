@@ -93,11 +93,11 @@ class Comparison:
         rival = self.pair(self.best, self.runner_up)
         if "ratio" in rival:
             middle, lower, upper = (_percent(rival[k]) for k in ("ratio", "lower", "upper"))
-            loss = f"{row['expected_loss'] * 100:.2g} % of the outcome"
+            loss = f"{_small(row['expected_loss'] * 100)} % of the outcome"
         else:
             middle, lower, upper = (f"{rival[k]:+.3g}" for k in ("difference", "lower", "upper"))
-            loss = f"{row['expected_loss']:.2g} in units of the outcome"
-        contrast = f"{middle} against {self.runner_up} ({self.prob:.0%} interval {lower} to {upper})"
+            loss = f"{_small(row['expected_loss'])} in units of the outcome"
+        contrast = f"{middle} against {self.runner_up} ({self.prob * 100:g} % interval {lower} to {upper})"
         warning = "" if self.status != "FAIL" else "THE FIT DID NOT CONVERGE: do not use these numbers. "
         return (
             f"{warning}Choose {self.by} {self.best}: it is the best with probability {_probability(row['p_best'])}. "
@@ -228,6 +228,11 @@ def _rope_difference(posterior: xr.DataTree) -> tuple[float, float]:
 
 def _percent(ratio: float) -> str:
     return f"{(ratio - 1) * 100:+.1f} %"
+
+
+def _small(loss: float) -> str:
+    """Two digits; an expected loss that no draw shows is small, not nothing."""
+    return f"{loss:.2g}" if loss >= 0.001 else "less than 0.001"
 
 
 def _probability(p: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import dataset, model_of, scalars
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
 GOOD_RHAT, BAD_RHAT = 1.01, 1.05  # Vehtari et al. (2021), Bayesian Analysis 16(2), section 4
 GOOD_ESS_PER_CHAIN, BAD_ESS_PER_CHAIN = 100, 25  # the same, 100 a chain for stable estimates
-GOOD_PARETO_K, BAD_PARETO_K = 0.5, 0.7
-TAIL = (0.05, 0.95)  # quantiles whose effective sample size is the tail's; the same, section 4.3
-MAX_SCALARS = 1000  # of one variable; of more, evenly spaced ones are checked
+MAX_PARETO_K = 0.7  # Vehtari et al. (2024), JMLR 25(72), section 3.2.4
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
     ----------
     posterior : xarray.DataTree
     hyperparameters_only : bool
-        Leave the group-specific effects out. Enough for the exact engine, which draws them independently given the
-        hyperparameters, and much faster with many groups. Else up to 1,000 scalars of a variable are checked.
+        Leave the group-specific effects out: enough for the exact engine, which draws them independently given the
+        hyperparameters.
 
     Returns
     -------
@@ -69,24 +68,14 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
         FAIL where R-hat exceeds 1.05, an effective sample size is below 25 a chain, Pareto k exceeds 0.7, more than
         1 % of transitions diverged, or any figure is not a number.
     """
-    from arviz_stats.base import array_stats
-
     parameters = model_of(posterior).parameters
     names = [str(name) for name in dataset(posterior).data_vars]
     if hyperparameters_only:
         names = [name for name in names if name in parameters]
-    found = [(name, label, draws) for name in names for label, draws in scalars(posterior, name, MAX_SCALARS)]
+    found = [(name, label, draws) for name in names for label, draws in scalars(posterior, name)]
     chains = dataset(posterior).sizes["chain"]
-    rhats, sizes = [], []
-    with np.errstate(all="ignore"):  # constant or too few draws give NaN, which fails below
-        for _, _, draws in found:
-            if not np.isfinite(draws).all():
-                rhats.append(math.nan)
-                sizes.append(math.nan)
-                continue
-            rhats.append(float(array_stats.rhat(draws)))
-            bulk, tail = array_stats.ess(draws), array_stats.ess(draws, method="tail", prob=TAIL)
-            sizes.append(float(np.minimum(bulk, tail)))  # np.minimum keeps NaN, min() may lose it
+    checked = convergence(np.stack([draws for _, _, draws in found]))
+    rhats, sizes = checked.rhat.tolist(), checked.ess.tolist()
     k, fallback = float(posterior.attrs.get("pareto_k", math.nan)), posterior.attrs.get("fallback", "")
     k = math.nan if fallback else k  # the weights were not used
     stats: Any = dataset(posterior, "sample_stats") if "sample_stats" in posterior.children else {}
@@ -109,7 +98,7 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
         _worst(found, sizes, np.argmin, "effective sample size {:.0f}"),
     )  # fmt: skip
     _judge(
-        failures, reviews, k, GOOD_PARETO_K, BAD_PARETO_K,
+        failures, reviews, k, MAX_PARETO_K, MAX_PARETO_K,
         f"Pareto k {k:.2f}: the importance weights have a heavy tail; simplify the model or tighten vague priors",
     )  # fmt: skip
     if divergences:

@@ -66,11 +66,8 @@ def flat(posterior: xr.DataTree, name: str) -> Array:
     return np.asarray(values.reshape(-1, *values.shape[2:]))
 
 
-def scalars(posterior: xr.DataTree, name: str, limit: int | None = None) -> list[tuple[Any, Array]]:
-    """(label, (chain, draw)) for every scalar of a variable; of a correlation matrix its lower triangle.
-
-    With `limit`, evenly spaced ones of a longer variable.
-    """
+def scalars(posterior: xr.DataTree, name: str) -> list[tuple[Any, Array]]:
+    """(label, (chain, draw)) for every scalar of a variable; of a correlation matrix its lower triangle."""
     variable = dataset(posterior)[name]
     if variable.ndim == 2:
         return [(None, variable.values)]
@@ -80,10 +77,7 @@ def scalars(posterior: xr.DataTree, name: str, limit: int | None = None) -> list
         return [(f"{labels[0][i]}, {labels[1][j]}", variable.values[:, :, i, j]) for i in range(size) for j in range(i)]
     names = labels[0] if len(labels) == 1 else [f"{a}, {b}" for a in labels[0] for b in labels[1]]
     values = variable.values.reshape(*variable.shape[:2], -1)
-    chosen: Any = range(len(names))
-    if limit is not None and len(names) > limit:
-        chosen = np.unique(np.linspace(0, len(names) - 1, limit).astype(int))
-    return [(names[k], values[:, :, k]) for k in chosen]
+    return [(label, values[:, :, k]) for k, label in enumerate(names)]
 
 
 def group_values(posterior: xr.DataTree, by: str) -> GroupValues:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import dataset, flat, model_of, scalars, statistics_of
 
 if TYPE_CHECKING:
@@ -36,12 +37,10 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
         marginal: common effects alone). Everything is on the scale on which effects add (the log for lognormal).
     """
     import pandas as pd
-    from arviz_stats.base import array_stats
 
     from bayeshlm.posterior.compare import check_prob
 
     check_prob(prob)
-    rows = []
     tails = [(1 - prob) / 2, (1 + prob) / 2]
     shape = (dataset(posterior).sizes["chain"], dataset(posterior).sizes["draw"])
     listing = [
@@ -50,13 +49,16 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
         for label, draws in scalars(posterior, str(name))
     ]
     listing += [("derived", name, label, d.reshape(shape)) for name, label, d in derived(posterior)]
-    with np.errstate(all="ignore"):  # a constant or a single draw has no R-hat: NaN is the answer
-        for kind, name, label, draws in listing:
-            lower, upper = np.quantile(draws, tails)
-            rows.append((
-                kind, name, label, draws.mean(), np.median(draws), draws.std(ddof=1) if draws.size > 1 else np.nan,
-                lower, upper, float(array_stats.ess(draws)), float(array_stats.rhat(draws)),
-            ))  # fmt: skip
+    stacked = np.stack([draws for _, _, _, draws in listing])
+    checked = convergence(stacked)
+    joined = stacked.reshape(len(stacked), -1)
+    lower, median, upper = np.quantile(joined, [tails[0], 0.5, tails[1]], axis=1)
+    sd = joined.std(axis=1, ddof=1) if joined.shape[1] > 1 else np.full(len(joined), np.nan)
+    rows = {
+        "kind": [kind for kind, _, _, _ in listing], "variable": [name for _, name, _, _ in listing],
+        "label": [label for _, _, label, _ in listing], "mean": joined.mean(axis=1), "median": median, "sd": sd,
+        "lower": lower, "upper": upper, "ess_bulk": checked.ess_bulk, "rhat": checked.rhat,
+    }  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
