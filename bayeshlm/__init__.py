@@ -76,7 +76,7 @@ _HOME = {
     **dict.fromkeys(_PRIORS, "spec.priors"),
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605  # a list computed from the one table above, so that the two cannot differ
+__all__ = sorted(_HOME)  # computed from the one table above, so that the two cannot differ
 
 
 def __getattr__(name: str) -> Any:

@@ -118,10 +118,15 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
             BayeshlmWarning,
             stacklevel=outside_package(),
         )
-    checks.check_rows(model, rows)
-    reduce_rows = _reduce_eager if isinstance(rows.frame, nw.DataFrame) else _reduce_lazy
-    with np.errstate(over="ignore", invalid="ignore"):  # sums beyond the floats are refused below
-        statistics = reduce_rows(model, rows)
+    with np.errstate(all="ignore"):  # what leaves the floats is refused, by row or by sum
+        if isinstance(rows.frame, nw.DataFrame):
+            values = _evaluate(model, rows)
+            if not _usable(model, values):
+                checks.check_rows(model, rows)  # says which rows of which column
+            statistics = _reduce_eager(model, rows, values)
+        else:
+            checks.check_rows(model, rows)
+            statistics = _reduce_lazy(model, rows)
     checks.check_finite(statistics)
     return statistics
 
@@ -140,15 +145,30 @@ def _expressions(model: Model, rows: Rows) -> list[nw.Expr]:
     return [*(rows.column(column) for column in rows.layout.columns[1:]), rows.response(model)]
 
 
-def _reduce_eager(model: Model, rows: Rows) -> Statistics:
+def _evaluate(model: Model, rows: Rows) -> dict[str, Array]:
+    """In memory: the numbers as given (r0, ...), the columns that are summed (x0, ...) and the weight (w), per row."""
+    assert isinstance(rows.frame, nw.DataFrame)
+    schema = rows.frame.schema
+    expressions = {f"r{k}": rows.number(n) for k, n in enumerate(model.columns) if schema[rows.names[n]].is_numeric()}
+    expressions |= {f"x{k}": e for k, e in enumerate(_expressions(model, rows))}
+    weight = row_weight(model, rows)
+    if weight is not None:
+        expressions["w"] = weight
+    table = rows.frame.select(**expressions)
+    return {name: np.asarray(table[name].to_numpy(), dtype=float) for name in expressions}
+
+
+def _usable(model: Model, values: Mapping[str, Array]) -> bool:
+    """Whether every number is finite and every weight positive: then no row needs to be looked for."""
+    positive = [f"r{k}" for k, name in enumerate(model.columns) if name in (model.weights, model.se)]
+    return all(bool(np.isfinite(v).all()) for v in values.values()) and all((values[n] > 0).all() for n in positive)
+
+
+def _reduce_eager(model: Model, rows: Rows, values: Mapping[str, Array]) -> Statistics:
     """In memory: two passes, each cell centred on its own mean."""
     assert isinstance(rows.frame, nw.DataFrame)
-    expressions = {f"x{k}": e for k, e in enumerate(_expressions(model, rows))}
-    weight_expression = row_weight(model, rows)
-    extra = {} if weight_expression is None else {"w": weight_expression}
-    values = rows.frame.select(**expressions, **extra)
-    columns = [np.asarray(values[name].to_numpy(), dtype=float) for name in expressions]
-    weight = None if weight_expression is None else np.asarray(values["w"].to_numpy(), dtype=float)
+    columns = [values[name] for name in values if name.startswith("x")]
+    weight = values.get("w")
     keys = _key_columns(rows)
     coded = [factorize(rows.frame.get_column(rows.names[key]), key) for key in keys]
     cell, combos = combine(coded, rows.used)

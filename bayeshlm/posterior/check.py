@@ -72,8 +72,8 @@ def check_group_means(posterior: xr.DataTree, *, random_seed: int = 0) -> GroupM
 
     Notes
     -----
-    A mixed predictive check: common effects and standard deviations are posterior draws, group-specific effects are drawn
-    anew, so that the distribution of groups is checked and not only how well each was fitted (Marshall and
+    A mixed predictive check: common effects and standard deviations are posterior draws, group-specific effects are
+    drawn anew, so that the distribution of groups is checked and not only how well each was fitted (Marshall and
     Spiegelhalter 2007, Bayesian Analysis 2(2), section 3).
     """
     statistics = statistics_of(posterior)

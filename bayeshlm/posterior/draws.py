@@ -12,6 +12,7 @@ from bayeshlm.data.layout import Block, Column, Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_from_dataset
 from bayeshlm.errors import DataError, listed
+from bayeshlm.spec.formula import variable_name
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def column_means(statistics: Statistics) -> Array:
 
 def find_level(statistics: Statistics, by: str) -> Level | None:
     """A level by its name, or by its last column where only one level ends in it."""
+    by = variable_name(by)
     exact = statistics.layout.level(by)
     if exact is not None:
         return exact

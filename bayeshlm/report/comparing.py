@@ -30,7 +30,8 @@ def default_by(statistics: Statistics) -> str | None:
     """What to compare when nobody said it.
 
     In this order: a categorical common effect that is constant within the groups of a level (a treatment that was given
-    to groups; the first in the formula); the outermost level with 2 to 60 groups; any categorical common effect; nothing.
+    to groups; the first in the formula); the outermost level with 2 to 60 groups; any categorical common effect;
+    nothing.
     """
     factors = common_factors(statistics)
     treatments = [name for name in factors if assigned_level(statistics, name) is not None]

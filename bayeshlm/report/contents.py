@@ -219,7 +219,8 @@ def _forests(
 
 def _forest_plate(rows: plots.Forest, name: str, count: int, prob: float, mark: str, key: str) -> Plate:
     left_out = count - len(rows.labels)
-    caption = f"Dots and lines: posterior median and {prob:.0%} interval, {rows.axis} relative to {rows.baseline}. Diamonds: {mark}."
+    what = f"{rows.axis} relative to {rows.baseline}"
+    caption = f"Dots and lines: posterior median and {prob:.0%} interval, {what}. Diamonds: {mark}."
     if left_out:
         caption += (
             f" The {len(rows.labels)} extremes of {count:,} groups: {left_out:,} are left out at the dotted line."
@@ -241,15 +242,12 @@ def _forest_plate(rows: plots.Forest, name: str, count: int, prob: float, mark: 
 
 def _contrasts(comparison: Comparison) -> Plate:
     rows, left_out = comparing.contrast_forest(comparison)
-    sure = comparison.pair(*_first_pair(comparison))["p_greater"]
+    sure = comparison.pair(comparison.best, comparison.runner_up)["p_greater"]
     caption = f"Pairs, the surest on top, {comparison.prob:.0%} intervals. Shaded: practically equal."
     caption += f" {left_out:,} further pairs are left out." if left_out else ""
-    alt = f"{len(rows.labels)} pairs of {comparison.by}; the best against its runner-up is the larger one with probability {number(sure, 3)}."
+    above = f"P({comparison.best} above {comparison.runner_up}) {number(sure, 3)}"
+    alt = f"{len(rows.labels)} pairs of {comparison.by}; {above}."
     return Plate(Markup(plots.forest(rows, alt=alt, key="contrasts")), caption, f"{comparison.by}, pair by pair")
-
-
-def _first_pair(comparison: Comparison) -> tuple[Any, Any]:
-    return comparison.best, comparison.runner_up
 
 
 def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
@@ -264,7 +262,7 @@ def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, flo
         )
         rows.append((name, *figures))
     for row in summary[summary["kind"] == "derived"].to_dict("records"):
-        name = f"share of {row['label']} (ICC)" if row["variable"] == "ICC" else f"R\N{SUPERSCRIPT TWO}, {row['label']}"
+        name = f"{row['label']} (ICC)" if row["variable"] == "ICC" else f"R\N{SUPERSCRIPT TWO}, {row['label']}"
         ratios.append((name, number(row["median"], 3), interval(row["lower"], row["upper"], 3)))
         if row["variable"] == "ICC":
             shares.append((str(row["label"]), float(row["mean"])))
@@ -276,10 +274,14 @@ def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, flo
 
 def _check(check: GroupMeanCheck, response: str, log: bool) -> Plate:
     axis = f"{'geometric ' if log else ''}mean {response} observed"
-    alt = f"Sorted observed means of {len(check.observed):,} groups of {check.level} against replicated ones; {check.outside} outside the band."
+    alt = (
+        f"Sorted observed means of {len(check.observed):,} groups of {check.level} against replicated ones; "
+        f"{check.outside:,} outside the band."
+    )
     caption = (
         f"Each dot is a group of {check.level}; line and band: median and 95 % interval of the same rank in "
-        f"{check.replicates} studies replicated with new groups. {check.outside:,} of {len(check.observed):,} lie outside."
+        f"{check.replicates} studies replicated with new groups. {check.outside:,} of {len(check.observed):,} lie "
+        "outside."
     )
     return Plate(Markup(plots.group_mean_check(check, log=log, axis=axis, alt=alt, key="check")), caption)
 
@@ -290,8 +292,8 @@ def _check_verdict(check: GroupMeanCheck) -> str:
     if not check.surprises:
         return f"The model makes groups like the observed ones. {shares}"
     return (
-        f"The observed groups look unusual for this model in their {' and '.join(check.surprises)}. {shares} Look at the "
-        "extreme groups, and ask whether a covariate or a level is missing."
+        f"The observed groups look unusual for this model in their {' and '.join(check.surprises)}. {shares} Look at "
+        "the extreme groups, and ask whether a covariate or a level is missing."
     )
 
 

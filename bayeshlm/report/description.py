@@ -85,26 +85,22 @@ def maths(model: Model, statistics: Statistics) -> list[Markup]:
 def _level_lines(level: Level, statistics: Statistics) -> list[Markup]:
     groups = len(statistics.members[statistics.layout.levels.index(level)])
     tail = Markup(" &emsp;for each of the {:,} groups of {}").format(groups, level.name)
+    effect = Markup("<var>u</var><sup>{}</sup> ~ Normal(0, {})")
+    variance = Markup("<var>\N{GREEK SMALL LETTER SIGMA}</var><sup>2</sup><sub>{}</sub>")
+    covariance = Markup("<var>S</var>), <var>S</var> = correlations corr|{} times their standard deviations")
     joint = {position for positions in level.correlated for position in positions}
-    lines, start = [], 0
+    lines, together, start = [], [], 0
     for block in level.blocks:
         inside = set(range(start, start + len(block.columns))) & joint
         start += len(block.columns)
-        if not inside:
-            lines.append(
-                Markup(
-                    "<var>u</var><sup>{0}</sup> ~ Normal(0, <var>\N{GREEK SMALL LETTER SIGMA}</var><sup>2</sup><sub>{0}</sub>)"
-                ).format(block.name)
-                + tail
-            )
-    if joint:
-        names = ", ".join(block.name for block in level.blocks)
-        lines.append(
-            Markup(
-                "<var>u</var><sup>{}</sup> ~ Normal(0, <var>S</var>), <var>S</var> from their standard deviations and the correlations corr|{}"
-            ).format(names, level.name)
-            + tail
-        )
+        if inside:
+            together.append(block.name)
+        else:
+            lines.append(effect.format(block.name, variance.format(block.name)) + tail)
+    if together:
+        names = ", ".join(together)
+        law = Markup("(<var>u</var><sup>{}</sup>) ~ Normal(0, ").format(names) + covariance.format(level.name)
+        lines.append(law + tail)
     return lines
 
 
@@ -141,7 +137,8 @@ def dimension_of(summary: pd.DataFrame, variable: str) -> int:
 def prior_curve(prior: Prior, size: int) -> tuple[Array, Array] | None:
     """(x, density) wide enough to hold a proper prior, fine where it is dense; None for a flat one.
 
-    One correlation of a matrix under LKJ(eta) is Beta(b, b) on (-1, 1), b = eta + size / 2 - 1 (Lewandowski et al. 2009).
+    One correlation of a matrix under LKJ(eta) is Beta(b, b) on (-1, 1), b = eta + size / 2 - 1 (Lewandowski,
+    Kurowicka, Joe 2009).
     """
     if not prior.proper:
         return None

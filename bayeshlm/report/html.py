@@ -20,8 +20,8 @@ LONGEST_CELL = 80  # characters of a name in a table; all of it is in the cell's
 def report(posterior: xr.DataTree, path: str | os.PathLike[str], *, by: str | None = None) -> Path:
     """Write a report on a posterior as one HTML file.
 
-    Everything comes from the DataTree, so a posterior that was saved and loaded gives the same file. It needs no network
-    and holds no script; it is written whole or not at all.
+    Everything comes from the DataTree, so a posterior that was saved and loaded gives the same file. It needs no
+    network and holds no script; it is written whole or not at all.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def report(posterior: xr.DataTree, path: str | os.PathLike[str], *, by: str | No
     path : path
     by : str, optional
         What to compare, as in `compare`. Default: a categorical common effect that is constant within the groups of a
-        level (a treatment given to groups; the first in the formula), else the outermost level with 2 to 60 groups, else
-        any categorical common effect. Where there is none of these the report has no verdict.
+        level (a treatment given to groups; the first in the formula), else the outermost level with 2 to 60 groups,
+        else any categorical common effect. Where there is none of these the report has no verdict.
 
     Returns
     -------

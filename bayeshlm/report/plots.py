@@ -180,7 +180,7 @@ def _limits(axes: Axes, values: Array, log: bool) -> None:
 
 
 def _ticks(axis: Any, low: float, high: float, log: bool, count: int) -> None:
-    """Plain numbers at round places, on a logarithmic axis too (its own ticks are powers of ten, too far apart here)."""
+    """Plain numbers at round places, on a logarithmic axis too (whose own ticks, powers of ten, are too far apart)."""
     from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     wide = log and low > 0 and high / low > 20

@@ -18,7 +18,8 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # Stand-ins that matplotlib can draw with; the page's CSS variables take their place, so that dark mode can change them.
 INK, MUTED, ACCENT, CONTRAST, FAINT = "#010101", "#020202", "#030303", "#040404", "#050505"
 VARIABLES = {
-    INK: "var(--ink)", MUTED: "var(--muted)", ACCENT: "var(--accent)", CONTRAST: "var(--contrast)", FAINT: "var(--line)",
+    INK: "var(--ink)", MUTED: "var(--muted)", ACCENT: "var(--accent)", CONTRAST: "var(--contrast)",
+    FAINT: "var(--line)",
 }  # fmt: skip
 WIDTH = 4.3  # inches; at 72 units an inch about the width of a phone, so that text keeps its size there
 TOKEN = "zq{}qz"  # stands for a user's string while matplotlib draws, which never sees the string

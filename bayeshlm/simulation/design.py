@@ -38,7 +38,8 @@ class Treatment:
     Parameters
     ----------
     arms : int or sequence of str
-        Their number, or their names.
+        Their number, or their names. Names are text ("0", "1", ... for a number), so that a formula takes the column
+        as categories and never as a dose.
     level : str
         The level whose groups are randomised.
     within : str, optional
@@ -58,7 +59,7 @@ class Treatment:
 
     @property
     def names(self) -> tuple[Any, ...]:
-        return tuple(range(int(self.arms))) if isinstance(self.arms, int | np.integer) else tuple(self.arms)
+        return tuple(map(str, range(int(self.arms)))) if isinstance(self.arms, int | np.integer) else tuple(self.arms)
 
 
 @dataclass(frozen=True)

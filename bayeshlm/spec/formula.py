@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -104,6 +105,7 @@ class Formula:
         return tuple(dict.fromkeys(found))
 
 
+@functools.lru_cache(maxsize=256)  # frozen in, frozen out; a posterior's model is read many times
 def parse_formula(text: str) -> Formula:
     """Parse a formula.
 

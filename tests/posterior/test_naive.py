@@ -11,7 +11,8 @@ import bayeshlm as bh
 from bayeshlm.posterior.naive import least_squares, naive_comparison
 
 PRIORS = {
-    "Intercept": bh.Normal(0, 10), "x": bh.Normal(0, 5), "big": bh.Normal(0, 5), "arm": bh.Normal(0, 5), "sigma": bh.HalfNormal(5),
+    "Intercept": bh.Normal(0, 10), "x": bh.Normal(0, 5), "big": bh.Normal(0, 5), "arm": bh.Normal(0, 5),
+    "sigma": bh.HalfNormal(5),
 }  # fmt: skip
 
 

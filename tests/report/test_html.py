@@ -133,7 +133,7 @@ def test_variance_components_are_the_summary(posterior: object, page: Page) -> N
         assert [figure(row[1]), *map(figure, row[2].split(" to "))] == pytest.approx(
             [expected["median"], expected["lower"], expected["upper"]], rel=1e-3
         )
-    assert [row[0] for row in shares[1:3]] == ["share of arm (ICC)", "share of arm:group (ICC)"]
+    assert [row[0] for row in shares[1:3]] == ["arm (ICC)", "arm:group (ICC)"]
 
 
 def test_it_shows_model_priors_data_and_provenance(posterior: object, page: Page) -> None:
@@ -269,7 +269,7 @@ def test_many_groups_are_capped_and_it_is_said(tmp_path: Path) -> None:
 def test_mistakes_are_told_before_anything_is_written(posterior: object, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'nonsense' is neither a level"):
         bh.report(posterior, tmp_path / "r.html", by="nonsense")
-    with pytest.raises(DataError, match="folder of .* does not exist"):
+    with pytest.raises(DataError, match=r"folder of .* does not exist"):
         bh.report(posterior, tmp_path / "no" / "r.html")
     with pytest.raises(DataError, match="is a folder"):
         bh.report(posterior, tmp_path)
