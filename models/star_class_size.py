@@ -77,6 +77,7 @@ def pymc_model(data: pd.DataFrame) -> pm.Model:
     """
     import numpy as np
     import pymc as pm
+    import pytensor.tensor as pt
 
     complete = data.dropna(subset=["read"])
     groups = complete.groupby(["sch", "tch"])
@@ -89,14 +90,11 @@ def pymc_model(data: pd.DataFrame) -> pm.Model:
         "gr_dim": GRADES[1:],
         "row": np.arange(len(complete)),
     }
-    is_type = np.equal.outer(classes["cltype"].to_numpy(), CLASS_TYPES[1:]).astype(float)
-    is_grade = np.equal.outer(classes["gr"].to_numpy(), GRADES[1:]).astype(float)
+    class_of_row = groups.ngroup().to_numpy()
+    type_of_class = classes["cltype"].cat.codes.to_numpy().astype(int)
+    grade_of_class = classes["gr"].cat.codes.to_numpy().astype(int)
 
     with pm.Model(coords=coords) as twin:
-        type_of_class = pm.Data("type_of_class", is_type, dims=("sch:tch", "cltype_dim"))
-        grade_of_class = pm.Data("grade_of_class", is_grade, dims=("sch:tch", "gr_dim"))
-        class_of_row = pm.Data("class_of_row", groups.ngroup().to_numpy(), dims="row")
-
         intercept = pm.Normal("Intercept", 450, 100)
         cltype = pm.Normal("cltype", 0, 20, dims="cltype_dim")
         gr = pm.Normal("gr", 0, 150, dims="gr_dim")
@@ -106,7 +104,10 @@ def pymc_model(data: pd.DataFrame) -> pm.Model:
 
         school_level = pm.Normal("school_level", intercept, sd_school, dims="sch")
         pm.Deterministic("1|sch", school_level - intercept, dims="sch")
-        expected = school_level[school_of_class] + type_of_class @ cltype + grade_of_class @ gr
+        # The reference category, code 0, has effect 0.
+        type_effect = pt.concatenate([[0.0], cltype])[type_of_class]
+        grade_effect = pt.concatenate([[0.0], gr])[grade_of_class]
+        expected = school_level[school_of_class] + type_effect + grade_effect
         class_level = pm.Normal("class_level", expected, sd_class, dims="sch:tch")
         pm.Deterministic("1|sch:tch", class_level - expected, dims="sch:tch")
 

@@ -188,7 +188,8 @@ def unsupported(statistics: Statistics) -> str | None:
         names = listed(level.name for level in statistics.layout.levels)
         return (
             f"The levels {names} are crossed (a group of one occurs in several groups of another); this engine "
-            "fits nested levels. If labels are merely reused, e.g. instructor 1 in every method, write (1 | method/instructor)."
+            "fits nested levels. If labels are merely reused, e.g. instructor 1 in every method, write "
+            "(1 | method/instructor)."
         )
     return None
 

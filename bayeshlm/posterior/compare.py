@@ -154,12 +154,16 @@ def compare(
     Raises
     ------
     DataError
-        If `by` cannot be compared, or rope or prob are impossible.
+        If `by` cannot be compared, its draws are not finite, or rope or prob are impossible.
     """
     check_prob(prob)
     model = model_of(posterior)
     family = model.family_spec
     values = group_values(posterior, by)
+    if not np.isfinite(values.draws).all():
+        raise DataError(
+            f"The draws of {values.name!r} hold values that are not finite: there is nothing to compare. See diagnose."
+        )
     if rope is None:
         rope = (1 / ROPE_RATIO, ROPE_RATIO) if family.log_response else _rope_difference(posterior)
     low, high = (float(edge) for edge in rope)

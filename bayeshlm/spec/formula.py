@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import keyword
 import functools
+import keyword
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -105,7 +105,6 @@ class Formula:
         return tuple(dict.fromkeys(found))
 
 
-@functools.lru_cache(maxsize=256)  # frozen in, frozen out; a posterior's model is read many times
 def parse_formula(text: str) -> Formula:
     """Parse a formula.
 
@@ -122,6 +121,11 @@ def parse_formula(text: str) -> Formula:
     """
     if not isinstance(text, str):
         raise FormulaError(f"A formula is a string such as 'y ~ x + (1 | g)', not {type(text).__name__}.")
+    return _parse(text)
+
+
+@functools.lru_cache(maxsize=256)  # frozen in, frozen out; a posterior's model is read many times
+def _parse(text: str) -> Formula:
     if len(text) > MAX_LENGTH:
         raise FormulaError(f"The formula is {len(text)} characters long; at most {MAX_LENGTH} are read.")
     source, names = _hide_backticks(text)

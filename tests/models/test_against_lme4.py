@@ -141,8 +141,8 @@ def test_star_posterior_agrees_with_reml() -> None:
     """Under flat priors the posterior mean of the class types is lme4's estimate, but for two small terms.
 
     The Monte Carlo error: 5 standard errors (false-alarm rate 6e-7 a figure). The bias: REML is evaluated at the best
-    variance components, the posterior averages over them; with 80 schools this moves an effect by less than 0.05
-    points, 4 % of its standard error, and the standard deviation by less than 3 %.
+    variance components, the posterior averages over them; averaging the conditional moments over 1,000 draws of them
+    showed that this moves these effects by 0.0005 points and their standard deviations by 0.2 %.
     """
     study = load_study("star_class_size")
     posterior = bh.fit(study.flat_model, study.load(), random_seed=3)
@@ -152,8 +152,8 @@ def test_star_posterior_agrees_with_reml() -> None:
         draws = posterior["posterior"]["cltype"].sel(cltype_dim=label).to_numpy()
         reml = lme4[f"cltype{label}"]
         error = 5 * array_stats.mcse(draws, method="mean")
-        assert abs(draws.mean() - reml["estimate"]) < error + 0.05
+        assert abs(draws.mean() - reml["estimate"]) < error + 0.002
         error = 5 * array_stats.mcse(draws, method="sd")
-        assert abs(draws.std() - reml["se"]) < error + 0.03 * reml["se"]
+        assert abs(draws.std() - reml["se"]) < error + 0.005 * reml["se"]
     small = posterior["posterior"]["cltype"].sel(cltype_dim="small")
     assert float((small > 0).mean()) == 1.0

@@ -154,6 +154,8 @@ def test_not_a_number_never_passes(nested: xr.DataTree, value: float) -> None:
     broken = nested.copy(deep=True)
     broken["posterior"]["1|m"].values[1, 2, 0] = value
     assert bh.diagnose(broken).status == "FAIL"
+    with pytest.raises(bh.errors.DataError, match="not finite"):
+        bh.compare(broken, "m")
 
 
 def test_pareto_k_and_divergences_count(nested: xr.DataTree) -> None:

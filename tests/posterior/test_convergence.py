@@ -23,7 +23,8 @@ def test_equals_arviz(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
     draws = np.stack([
         *(autoregressive(rng, c, shape) for c in (0.0, 0.5, 0.95, -0.7)),
-        rng.standard_cauchy(shape), np.round(rng.normal(size=shape), 1), rng.normal(size=shape) + np.arange(shape[0])[:, None],
+        rng.standard_cauchy(shape), np.round(rng.normal(size=shape), 1),
+        rng.normal(size=shape) + np.arange(shape[0])[:, None],
         rng.normal(size=shape) * np.arange(1, shape[0] + 1)[:, None],
     ])  # fmt: skip
     found = convergence(draws)

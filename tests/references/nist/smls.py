@@ -195,9 +195,7 @@ def check():
         )
         if printed != [c[k] for k in keys]:
             raise ValueError(f"{name}: certified values differ: {printed}")
-        print(
-            f"{name}: {len(rows)} rows and 7 certified values as in NIST's file (scipy {scipy.__version__})"
-        )
+        print(f"{name}: {len(rows)} rows and 7 certified values as in NIST's file (scipy {scipy.__version__})")
 
 
 if __name__ == "__main__":
