@@ -106,5 +106,5 @@ if __name__ == "__main__":
     posterior = bh.fit(model, world.data, random_seed=2026)
     print(bh.diagnose(posterior).to_text())
     print(bh.compare(posterior, "method").to_text())
-    best = world.truth["1|method"].idxmax().item()
+    best = world.truth["1|method"].to_series().idxmax()
     print(f"In truth, known here because the study was simulated, method {best} is the best.")

@@ -33,13 +33,20 @@ class Leaf:
         R: their part that multiplies the group's own effects, lifted to the user's coordinates.
     rest : (c, c, parents)
         Cross products left within groups, summed by parent.
-    products : sparse (parents * pairs, weights * groups)
+    distinct : (k, k, classes)
+        R of each class of groups with the same R (for random intercepts: with the same weight). V is the same within a
+        class, so that a million groups of equal size cost what one does.
+    members : (classes,)
+        Groups in each class.
+    products : sparse (parents * pairs, weights * classes)
         Maps the entries of V^-1 to the parents' cross products.
     """
 
     rows: Array
     factor: Array
     rest: Array
+    distinct: Array
+    members: Array
     products: sparse.csr_array
 
 
@@ -81,7 +88,7 @@ class Marginal:
         if problem.levels:
             self.leaf = _leaf(problem, self.pairs)
             k = len(problem.levels[-1].columns)
-            largest = problem.levels[-1].groups * k * (k + 1) // 2
+            largest = len(self.leaf.members) * k * (k + 1) // 2
             parents = self.leaf.rest.shape[2]
         else:
             self.total = _full_moments(problem.weight, problem.mean, problem.scatter).sum(axis=2)
@@ -139,7 +146,7 @@ class Marginal:
         leaf, problem = self.leaf, self.problem
         level = problem.levels[-1]
         k, batch = len(level.columns), len(variance)
-        inverse, log_determinants = small.inverse_and_log_determinant(_pseudo_variance(leaf.factor, root, variance))
+        inverse, log_determinants = small.inverse_and_log_determinant(_pseudo_variance(leaf.distinct, root, variance))
         entries = np.stack([inverse[i, j] for i in range(k) for j in range(i, k)])
         sums = leaf.products @ entries.reshape(-1, batch)
         width, parents = problem.width, leaf.rest.shape[2]
@@ -150,7 +157,7 @@ class Marginal:
             if a != b:
                 moments[b, a] = moments[a, b]
         free = problem.rows - k * level.groups
-        return moments, log_determinants.sum(axis=0) + free * np.log(variance)
+        return moments, leaf.members @ log_determinants + free * np.log(variance)
 
     def _upper_sweep(self, level: int, moments: Array, root: Array) -> tuple[Array, Array, Upper]:
         """A level above the innermost; moments (c, c, groups, B) already count in units of the noise."""
@@ -192,8 +199,10 @@ class Marginal:
         problem = self.problem
         betas = np.empty((len(theta), len(problem.common)))
         effects = [np.empty((len(level.columns), level.groups, len(theta))) for level in problem.levels]
-        for start in range(0, len(theta), self.chunk):
-            part = slice(start, start + self.chunk)
+        largest = max((level.groups * problem.width for level in problem.levels), default=1)
+        step = int(np.clip(16 * CACHE // largest, 4, self.chunk))  # every draw is used once: no cache to respect
+        for start in range(0, len(theta), step):
+            part = slice(start, start + step)
             sigma, roots, _, _ = constrain(problem, theta[part])
             beta, drawn = self._draw(self.sweep(sigma, roots, keep=True), sigma, roots, rng)
             betas[part] = beta
@@ -235,6 +244,12 @@ def _draw_group(
 ) -> Array:
     """U = L v with v | r ~ N(D^-1 L'R' r, D^-1), D = I + L'R'R L: right also where L is 0. Returns (k, groups, B)."""
     k = root.shape[0]
+    if k == 1:
+        only = rows[0, -1] - np.einsum("cgb,cgb->gb", np.broadcast_to(rows[0, :-1], worth.shape), worth)
+        reach = factor[0, 0] * root[0, 0]
+        spread = 1.0 / (1.0 + reach**2 * precision)
+        centre = spread * precision * reach * only
+        return np.asarray(root[0, 0] * (centre + np.sqrt(spread) * rng.standard_normal(only.shape)))[None]
     residual = rows[:, -1] - np.einsum("icgb,cgb->igb", np.broadcast_to(rows[:, :-1], (k, *worth.shape)), worth)
     scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, *worth.shape[1:])), root)
     d = np.einsum("aigb,ajgb->ijgb", scaled, scaled) * precision
@@ -286,6 +301,8 @@ def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
     else:
         rows, rest = small.pivot(_full_moments(problem.weight, problem.mean, problem.scatter), level.columns)
     factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
+    distinct, kind = np.unique(factor.reshape(k * k, -1), axis=1, return_inverse=True)
+    classes = distinct.shape[1]
     parents = int(level.parent.max()) + 1
     weights = [(i, j) for i in range(k) for j in range(i, k)]
     a, b = (np.array(side) for side in zip(*pairs, strict=True))
@@ -295,13 +312,14 @@ def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
         if i != j:
             blocks[index] += rows[j, a] * rows[i, b]
     target = level.parent[None, None, :] * len(pairs) + np.arange(len(pairs))[None, :, None]
-    source = np.arange(len(weights))[:, None, None] * level.groups + np.arange(level.groups)[None, None, :]
+    source = np.arange(len(weights))[:, None, None] * classes + kind.ravel()[None, None, :]
     target, source = np.broadcast_to(target, blocks.shape), np.broadcast_to(source, blocks.shape)
     products = sparse.csr_array(
-        (blocks.ravel(), (target.ravel(), source.ravel())), shape=(parents * len(pairs), len(weights) * level.groups)
-    )
+        (blocks.ravel(), (target.ravel(), source.ravel())), shape=(parents * len(pairs), len(weights) * classes)
+    )  # entries of groups of one parent and class add up here
     rest_by_parent = _sum_by_parent(rest[..., None], level.parent)[..., 0]
-    return Leaf(rows, factor, rest_by_parent, products)
+    members = np.bincount(kind.ravel(), minlength=classes).astype(float)
+    return Leaf(rows, factor, rest_by_parent, distinct.reshape(k, k, classes), members, products)
 
 
 def _sum_by_parent(values: Array, parent: NDArray[np.int64]) -> Array:

@@ -152,3 +152,43 @@ def test_roots_rebuild_the_reported_correlations() -> None:
     for level, start in ((0, 1), (1, 3)):
         covariance = np.einsum("iab,jab->ijb", roots[level], roots[level])
         assert np.allclose(np.sqrt(np.einsum("iib->ib", covariance)), values.T[start : start + 2])
+
+
+def test_a_nearly_perfect_fit_keeps_its_digits_and_a_perfect_one_is_refused() -> None:
+    """Residual sd 1e-5 of the spread comes back (within 5 standard errors); 0 cannot be told from rounding."""
+    rng = np.random.default_rng(7)
+    frame = make_frame(rng, groups=12)
+    model = make_model(CASES["one level"], rng).with_priors({"sigma": bh.HalfNormal(1.0)})
+    exact_part = rng.normal(0, 1, 12)[frame["a"]]
+    noise = rng.normal(0, 1, len(frame))
+    posterior = bh.fit(model, frame.assign(y=exact_part + 1e-5 * noise), random_seed=1)
+    assert bh.diagnose(posterior).status == "PASS"
+    sigma = flat(posterior, "sigma")
+    within = noise - frame.assign(e=noise).groupby("a")["e"].transform("mean")
+    free = len(frame) - 12
+    expected = 1e-5 * math.sqrt((within**2).sum() / free)
+    assert abs(np.median(sigma) - expected) < 5 * expected / math.sqrt(2 * free) * 0.5
+    with pytest.raises(bh.errors.EngineError, match="edge of rounding"):
+        bh.fit(model, frame.assign(y=exact_part))
+
+
+def test_improper_posteriors_are_refused() -> None:
+    """A flat sd over two groups has no bound where the intercept is flat too; three groups have one."""
+    rng = np.random.default_rng(8)
+    frame = make_frame(rng, groups=6)
+    flat_priors = {"Intercept": bh.Flat(), "1|a_sigma": bh.Flat(), "sigma": bh.Flat()}
+    model = bh.Model("y ~ 1 + (1 | a)", priors=flat_priors)
+    with pytest.raises(bh.errors.PriorError, match=r"improper for .*1\|a_sigma \(2 groups"):
+        bh.fit(model, frame[frame["a"] < 2])
+    assert bh.fit(model, frame, random_seed=1).attrs["status"] == "PASS"
+
+
+def test_many_equal_groups_share_one_class() -> None:
+    """Groups of equal size enter the sweep as one class; the density is that of the dense twin all the same."""
+    rng = np.random.default_rng(9)
+    frame = make_frame(rng)
+    problem = build_problem(compress(make_model(CASES["nested"], rng), frame))
+    leaf = Marginal(problem).leaf
+    sizes = frame.groupby(["a", "b"]).size()
+    assert len(leaf.members) == sizes.nunique()
+    assert leaf.members.sum() == len(sizes)

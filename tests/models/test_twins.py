@@ -16,8 +16,6 @@ from tests.models.gallery import Gallery, Point, gallery, pairs
 
 NAMES = ("teaching_methods", "star_class_size")
 MODE = "FAST_COMPILE"  # a few evaluations: compiling would take longer than they do
-# PyTensor asks whether there is a BLAS when a graph of matrices is first compiled; no figure depends on it.
-pytestmark = pytest.mark.filterwarnings("ignore:PyTensor could not link to a BLAS:UserWarning")
 
 
 @pytest.fixture(scope="module", params=NAMES)
