@@ -25,7 +25,8 @@ MAX_NEWTON, CONVERGED, MAX_STEP = 60, 1e-3, 1.5
 DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
 NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
 ROUNDS = 8
-MIN_PROPOSALS = 1000  # fewer weights do not show their tail
+MIN_PROPOSALS = 2000  # a chain: fewer do not show the weights' tail, nor outlast a long stay at one state
+BATCH = 200
 ATTEMPTS = 4  # at the final proposals
 MAX_PARETO_K = 0.7  # above it importance sampling is unreliable (Vehtari et al. 2024, section 3.2.4)
 MIN_EFFICIENCY = 0.05
@@ -141,13 +142,11 @@ def sample(
         evaluations += len(points)
         return log_density(points)
 
-    proposal, efficiency, pilot, pilot_weight = adapt(counted, laplace(find_modes(counted, low, high, rng)), rng)
-    start = pilot[rng.choice(len(pilot), chains, p=_normalised(pilot_weight))]
-    start_values = counted(start)
+    proposal, efficiency = adapt(counted, laplace(find_modes(counted, low, high, rng)), rng)
     for attempt in range(ATTEMPTS):
         # A chain loses draws to rejections; several proposals a kept draw win them back.
         thinning = int(np.clip(math.ceil(2.0 / max(efficiency, 1e-3)), 1, 12))
-        thinning = max(thinning, math.ceil(MIN_PROPOSALS / (chains * draws)))
+        thinning = max(thinning, math.ceil(MIN_PROPOSALS / draws))
         count = draws * thinning
         points = proposal.sample(chains * count, rng)
         values = counted(points)
@@ -157,7 +156,12 @@ def sample(
             break
         # So many points show corners that the pilot missed: fit the next proposal to them.
         proposal = _refit(points, log_weight, rng, components=5 + 2 * attempt)
-    start_weight = start_values - proposal.logpdf(start)
+    # Each chain starts at a draw of its own, resampled by weight from a small batch.
+    batch = proposal.sample(chains * BATCH, rng)
+    batch_values = counted(batch)
+    batch_weight = (batch_values - proposal.logpdf(batch)).reshape(chains, BATCH)
+    chosen = np.array([rng.choice(BATCH, p=_normalised(w)) for w in batch_weight]) + BATCH * np.arange(chains)
+    start, start_values, start_weight = batch[chosen], batch_values[chosen], batch_weight.ravel()[chosen]
     index, accepted = _metropolis(log_weight.reshape(chains, count), start_weight, rng)
     kept = index[:, thinning - 1 :: thinning]
     pool = np.concatenate([points, start])
@@ -251,9 +255,7 @@ def laplace(modes: list[tuple[float, Array, Array]]) -> Proposal:
     ))  # fmt: skip
 
 
-def adapt(
-    log_density: LogDensity, proposal: Proposal, rng: np.random.Generator
-) -> tuple[Proposal, float, Array, Array]:
+def adapt(log_density: LogDensity, proposal: Proposal, rng: np.random.Generator) -> tuple[Proposal, float]:
     """Rounds of a mixture refitted to all points so far (deterministic-mixture weights).
 
     Returns
@@ -261,8 +263,6 @@ def adapt(
     proposal : Proposal
         The one with the best efficiency seen.
     efficiency : float
-    points, log_weight : (n, d), (n,)
-        All pilot points with their weights against the mixture of all rounds.
 
     References
     ----------
@@ -270,7 +270,6 @@ def adapt(
     """
     proposals, points, densities = [], np.empty((0, len(proposal.components[0].location))), np.empty(0)
     best = (-math.inf, 0.0, proposal)
-    log_weight = densities
     for _ in range(ROUNDS):
         proposals.append(proposal)
         new = _quasi(proposal, PILOT, rng)
@@ -282,11 +281,10 @@ def adapt(
             best = (merit, efficiency, proposal)
         points, densities = np.concatenate([points, new]), np.concatenate([densities, new_density])
         mixture = np.logaddexp.reduce([p.logpdf(points) for p in proposals], axis=0) - math.log(len(proposals))
-        log_weight = densities - mixture
         if merit >= GOOD or (len(proposals) >= FEW and best[0] >= GOOD / 2):
             break
-        proposal = _refit(points, log_weight, rng)
-    return best[2], best[1], points, log_weight
+        proposal = _refit(points, densities - mixture, rng)
+    return best[2], best[1]
 
 
 def _quasi(proposal: Proposal, count: int, rng: np.random.Generator) -> Array:
