@@ -66,8 +66,9 @@ def test_same_seed_same_posterior_other_seed_another(posterior: xr.DataTree, wor
 
 
 def test_seed_drawn_when_none_is_given_reproduces(world: bh.World) -> None:
-    first = bh.fit(MODEL, world.data, draws=50)
-    second = bh.fit(MODEL, world.data, draws=50, random_seed=first.attrs["random_seed"])
+    """The seed is another one each run, so the draws are many: a FAIL by chance (R-hat 1.05) is out of reach."""
+    first = bh.fit(MODEL, world.data)
+    second = bh.fit(MODEL, world.data, random_seed=first.attrs["random_seed"])
     assert np.array_equal(first["posterior"]["sigma"].values, second["posterior"]["sigma"].values)
 
 
