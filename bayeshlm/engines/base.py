@@ -13,6 +13,7 @@ from scipy.special import ndtr, ndtri
 
 from bayeshlm.data.layout import Block
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.identify import check_proper, within_fit
 from bayeshlm.errors import EngineError, PriorError, listed
 from bayeshlm.spec.priors import HALF_LOG_2PI, LKJ, Flat, Normal, Prior
 
@@ -20,8 +21,6 @@ Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 Progress = Callable[[float, str], None]  # share done, what is being done
 LOG_RANGE = (-9.0, 4.0)  # where the mode of a log standard deviation is looked for, about its scale
-FEW_FREE = 3
-MIN_RESIDUAL = 1e-11  # share of the response's variation within cells below which sums of squares lose it
 LIMIT = 25.0  # normal scores beyond +-25 (probability 1e-137) have density 0: squares would leave the floats
 
 
@@ -137,7 +136,7 @@ def build_problem(statistics: Statistics) -> Problem:
     refused = unsupported(statistics)
     if refused:
         raise EngineError(refused)
-    _check_proper(statistics)
+    check_proper(statistics)
     order = nested_order(statistics)
     assert order is not None  # `unsupported` has checked it
     blocks = [layout.common_columns, *(layout.levels[k].columns for k in order)]
@@ -164,7 +163,7 @@ def build_problem(statistics: Statistics) -> Problem:
         offset[layout.common_columns.index(0)] = centre[-1]
     # The columns' pooled within-group fit is taken out of y beforehand, and added to beta: a fit that explains nearly
     # everything would else leave the density as a small difference of large numbers, anew at every theta.
-    _, fitted = _within(statistics)
+    _, fitted = within_fit(statistics)
     for position, column in enumerate(layout.common_columns):
         offset[position] += fitted[column - 1] if column else 0.0
     residual = np.eye(len(centre))
@@ -205,69 +204,6 @@ def unsupported(statistics: Statistics) -> str | None:
     return None
 
 
-def _within(statistics: Statistics) -> tuple[float, Array]:
-    """(residual standard deviation, coefficients) of y on the common columns within cells, a start for the fit.
-
-    Coefficients are 0 for columns that do not vary within cells. Raises EngineError where y is a function of the
-    columns but for rounding: sums of squares have no digits for what is left.
-    """
-    within, weight = statistics.scatter.sum(axis=0), float(statistics.weight.sum())
-    _, _, total = statistics.total()
-    columns = [k - 1 for k in statistics.layout.common_columns if k]
-    columns = [k for k in columns if within[k, k] > 1e-12 * total[k, k]]
-    fitted = np.zeros(len(within) - 1)
-    if columns:
-        fitted[columns] = np.linalg.lstsq(within[np.ix_(columns, columns)], within[columns, -1])[0]
-    direction = np.append(-fitted, 1.0)
-    rest, spread = float(direction @ within @ direction), float(total[-1, -1])
-    free = statistics.rows - len(statistics.count) - len(columns)
-    if free <= FEW_FREE:  # too little is left within cells to judge by: a single pair of equal rows is no perfect fit
-        return math.sqrt(max(spread / weight, np.finfo(float).tiny)), np.zeros(len(fitted))
-    if statistics.model.se is None and rest < MIN_RESIDUAL * spread:
-        raise EngineError(
-            f"Groups and columns explain the response {statistics.model.terms.response.name!r} but for one part in "
-            f"{1 / math.sqrt(MIN_RESIDUAL):.0g} or less. That is at the edge of rounding, and 'sigma' cannot be "
-            "estimated: is the response computed from the columns, or the same in all rows of a group?"
-        )
-    return math.sqrt(max(rest, MIN_RESIDUAL * spread) / weight), fitted
-
-
-def _check_proper(statistics: Statistics) -> None:
-    """Refuse flat priors of standard deviations where too few groups leave the posterior improper.
-
-    As a level's standard deviation grows, the likelihood falls like its power -(groups - flat common effects that are
-    constant within the groups); under a flat prior that is integrable only beyond the first power (Gelman 2006,
-    Bayesian Analysis 1(3), section 3.2).
-    """
-    layout, priors = statistics.layout, statistics.model.complete_priors
-    problems = []
-    flat = [c for block in layout.common if isinstance(priors[block.name], Flat) for c in block.columns]
-    for index, level in enumerate(layout.levels):
-        groups = len(statistics.members[index])
-        used = sum(1 for column in flat if _constant_within(statistics, index, column))
-        scales = [f"{block.name}_sigma" for block in level.blocks]
-        if groups - used < 2:
-            problems += [f"{s} ({groups} groups of {level.name!r})" for s in scales if isinstance(priors[s], Flat)]
-    if problems:
-        raise PriorError(
-            f"A flat prior leaves the posterior improper for {listed(problems)}: so few groups put no bound on their "
-            "standard deviation. Give it a proper prior, e.g. HalfNormal."
-        )
-
-
-def _constant_within(statistics: Statistics, index: int, column: int) -> bool:
-    """Whether a column is the same for all rows of each group of a level."""
-    if column == 0:
-        return True
-    k = column - 1
-    codes, groups = statistics.codes[:, index], len(statistics.members[index])
-    weight = np.bincount(codes, statistics.weight, groups)
-    mean = np.bincount(codes, statistics.weight * statistics.mean[:, k], groups) / weight
-    spread = statistics.scatter[:, k, k] + statistics.weight * (statistics.mean[:, k] - mean[codes]) ** 2
-    total = statistics.scatter[:, k, k].sum() + statistics.weight @ statistics.mean[:, k] ** 2
-    return bool(spread.sum() <= 1e-12 * total)
-
-
 def _lift(columns: tuple[int, ...], centre: Array) -> Array:
     """Shift absorbed by the intercept: u0_centred = u0 + sum_j centre_j u_j."""
     lift = np.eye(len(columns))
@@ -305,7 +241,7 @@ def _hyperparameters(statistics: Statistics, order: list[int]) -> tuple[tuple[Sc
     spread = np.where(spread > 0, spread, np.abs(mean + statistics.shift))
     scales = []
     if model.se is None:
-        scales.append(Scale("sigma", 0, priors["sigma"], _within(statistics)[0] * math.sqrt(rows_weight)))
+        scales.append(Scale("sigma", 0, priors["sigma"], within_fit(statistics)[0] * math.sqrt(rows_weight)))
     correlations = []
     for k, index in enumerate(order):
         level = layout.levels[index]
