@@ -162,11 +162,17 @@ def prepare(model: Model, data: Any, *, missing: str = "drop") -> Rows:
 
 
 def collect(frame: Frame) -> nw.DataFrame[Any]:
-    """The frame in memory."""
+    """The frame in memory. Raises DataError where a file turns out broken only when it is read."""
     if not isinstance(frame, nw.LazyFrame):
         return frame
-    # By default a DuckDB relation is collected as a PyArrow table, and PyArrow need not be installed.
-    return frame.collect("pandas") if frame.implementation.is_duckdb() else frame.collect()
+    if not frame.implementation.is_duckdb():
+        return frame.collect()
+    import duckdb
+
+    try:  # pandas, since by default DuckDB is collected by way of PyArrow, which need not be installed
+        return frame.collect("pandas")
+    except duckdb.Error as error:
+        raise DataError(f"The data cannot be read: {str(error).strip()}") from error
 
 
 def aggregate(frame: Frame, expressions: Mapping[str, nw.Expr]) -> dict[str, Any]:

@@ -180,3 +180,12 @@ def test_integers_do_not_wrap():
     for make in IN_MEMORY.values():
         found = bh.compress(bh.Model("y ~ x + (1 | school)"), make(d))
         assert found.total()[2][1, 1] == pytest.approx(d.y.astype(float).var(ddof=0) * len(d), rel=1e-12)
+
+
+def test_a_row_broken_late_in_a_file_is_a_data_error(tmp_path):
+    """DuckDB guesses types from the first rows; what breaks later shows when the file is read."""
+    path = tmp_path / "late.csv"
+    rows = [f"{k % 7},{k}.5" for k in range(60_000)] + ["3,not a number"]
+    path.write_text("\n".join(["g,y", *rows]) + "\n")
+    with pytest.raises(bh.errors.DataError, match="cannot be read"):
+        bh.compress(bh.Model("y ~ 1 + (1 | g)"), path)
