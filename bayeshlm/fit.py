@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -147,8 +148,6 @@ def _statistics(model: Model, data: Any, missing: str) -> Statistics:
 
 
 def _with_model(statistics: Statistics, model: Model) -> Statistics:
-    import dataclasses
-
     return dataclasses.replace(statistics, model=model)
 
 

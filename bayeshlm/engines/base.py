@@ -72,12 +72,13 @@ class Problem:
     """Cross products and priors, in centred coordinates.
 
     Columns are (1, design columns, y). A column is centred where every block that uses it has an intercept to absorb
-    the shift; the shift then moves into the blocks' coordinates: ``beta_centred = lift @ beta - offset`` exactly.
+    the shift; the shift then moves into the blocks' coordinates: ``beta_centred = lift @ beta - offset``, exactly.
 
     Attributes
     ----------
-    levels : outermost first; group g of the innermost level is cell ``order[g]`` of the statistics.
-    weight, mean, scatter : per innermost group (one entry in all where there are no levels).
+    levels : outermost first; `level_index` tells which level of the layout each is.
+    weight, mean, scatter : per innermost group (one entry in all where there are no levels), y less the fit of
+        `within_fit`, which `offset` adds back to the common effects.
     common : tuple of int
         Columns of the common effects.
     lift : (p, p), offset : (p,)
