@@ -202,6 +202,12 @@ def _check_types(
         for factor in term.factors:
             if not factor.node.categorical and factor.node.kind != "column":
                 wanted |= set(factor.node.columns())
+    spread = model.terms.sigma
+    if spread is not None and not spread.node.categorical and numeric[spread.name]:
+        raise DataError(
+            f"'sigma ~ {spread.name}': the residual standard deviation differs by the categories of a factor, and "
+            f"{spread.name!r} is {schema[spread.name]}. Write sigma ~ C({spread.name}) if each of its values is one."
+        )
     wrong = [f"{name!r} is {schema[name]}" for name in sorted(wanted) if not numeric[name]]
     if wrong:
         raise DataError(f"A number is needed: {'; '.join(wrong)}. Convert the column before fitting.")

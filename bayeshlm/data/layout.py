@@ -99,6 +99,7 @@ class Layout:
     categories: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     constants: Mapping[Node, tuple[float, float]] = field(default_factory=dict)
     declared: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a type's own categories, unused ones too
+    residual: Block | None = None  # `sigma` by the categories of a column; None where it is one number
 
     @property
     def common_columns(self) -> tuple[int, ...]:
@@ -111,6 +112,7 @@ class Layout:
 def categorical_columns(model: Model, numeric: Mapping[str, bool]) -> tuple[str, ...]:
     """Columns that enter a term as categories: `C(g)`, and bare columns whose type is not numeric."""
     factors = [factor for term in _all_terms(model) for factor in term.factors]
+    factors += [model.terms.sigma] if model.terms.sigma else []
     found = [name for factor in factors if (name := _category(factor, numeric)) is not None]
     return tuple(dict.fromkeys(found))
 
@@ -148,7 +150,15 @@ def bind(
     for group in model.terms.groups:
         grouped.setdefault(frozenset(group.level), []).append(group)
     levels = tuple(_level(builder, groups) for groups in grouped.values())
-    return Layout(tuple(builder.columns), common, levels, dict(categories), dict(constants), dict(declared or {}))
+    residual = residual_column(model)
+    spread = None if residual is None else Block("sigma", (), tuple(categories[residual]), "sigma_dim")
+    columns, declared = tuple(builder.columns), dict(declared or {})
+    return Layout(columns, common, levels, dict(categories), dict(constants), declared, spread)
+
+
+def residual_column(model: Model) -> str | None:
+    """The column whose categories have a `sigma` each."""
+    return None if model.terms.sigma is None else next(model.terms.sigma.node.columns())
 
 
 def _level(builder: _Builder, groups: list[GroupTerm]) -> Level:

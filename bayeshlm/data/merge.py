@@ -44,7 +44,12 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
                 for part, codes in ((left, a.codes), (right, b.codes))
             ])
         )  # fmt: skip
-    cell, codes = combine(list(zip(mapped, map(list, members), strict=True)), len(a.count) + len(b.count))
+    coded = list(zip(mapped, map(list, members), strict=True))
+    if layout.residual is not None:
+        coded.append((np.concatenate([a.residual, b.residual]), list(layout.residual.labels)))
+    cell, codes = combine(coded, len(a.count) + len(b.count))
+    residual = codes[:, -1] if layout.residual is not None else np.zeros(len(codes), dtype=np.int64)
+    codes = codes[:, : len(layout.levels)]
     # b's means are re-expressed about a's shift: an addition of numbers near their difference, no squares involved.
     mean = np.concatenate([a.mean, b.mean + (b.shift - a.shift)])
     weight = np.concatenate([a.weight, b.weight])
@@ -54,7 +59,9 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         a.model, layout, tuple(members), codes, np.bincount(cell, np.concatenate([a.count, b.count]), len(codes)),
         joint_weight, joint_mean, joint_scatter, a.shift, a.total_rows + b.total_rows, a.rows + b.rows,
         {k: a.missing.get(k, 0) + b.missing.get(k, 0) for k in {**a.missing, **b.missing}},
-        a.sum_log_weight + b.sum_log_weight, a.log_jacobian + b.log_jacobian,
+        *(np.bincount(cell, np.concatenate(pair), len(codes)) for pair in (
+            (a.log_weights, b.log_weights), (a.jacobians, b.jacobians)
+        )), residual,
     )  # fmt: skip
 
 
@@ -111,9 +118,12 @@ def reexpress(statistics: Statistics, layout: Layout) -> Statistics:
     linear[:-1, :-1] = table[1:, 1:]
     linear[-1, -1] = 1.0  # the response stays
     constant = np.append(table[1:, 0], 0.0)
+    residual = statistics.residual
+    if statistics.layout.residual is not None and layout.residual is not None:
+        residual = np.array([layout.residual.labels.index(label) for label in statistics.layout.residual.labels])[residual]
     return dataclasses.replace(
         statistics, layout=layout, mean=statistics.mean @ linear.T, shift=linear @ statistics.shift + constant,
-        scatter=linear @ statistics.scatter @ linear.T,
+        scatter=linear @ statistics.scatter @ linear.T, residual=residual,
     )  # fmt: skip
 
 

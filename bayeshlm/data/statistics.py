@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import narwhals as nw
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bayeshlm.data import checks
 from bayeshlm.data.frames import Frame, Rows, aggregate, collect, prepare
 from bayeshlm.data.groups import combine, factorize, joined_labels
-from bayeshlm.data.layout import Layout
+from bayeshlm.data.layout import Layout, residual_column
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
 from bayeshlm.spec.model import Model
 
@@ -25,7 +25,7 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Cross products per cell, a cell being one combination of groups that occurs.
+    """Cross products per cell, a cell being one combination of groups (and of the categories of sigma) that occurs.
 
     With a_i = (columns of every term, y) and the cells' means m: ``weight`` = sum w, ``mean`` = m - ``shift``,
     ``scatter`` = sum w (a - m)(a - m)'. Centred before multiplying, so that a large offset costs no digits; two parts
@@ -49,9 +49,12 @@ class Statistics:
         Rows seen, and rows used.
     missing : mapping
         Column -> rows dropped because it was missing.
-    sum_log_weight : float
-    log_jacobian : float
+    log_weights : (cells,)
+        Sum of the logs of the precision weights.
+    jacobians : (cells,)
         -sum log(response) for lognormal, else 0.
+    residual : (cells,) int
+        Category of `Layout.residual`; zeros where all rows share one sigma.
     """
 
     model: Model
@@ -65,9 +68,19 @@ class Statistics:
     shift: Array
     total_rows: int
     rows: int
-    missing: Mapping[str, int] = field(default_factory=dict)
-    sum_log_weight: float = 0.0
-    log_jacobian: float = 0.0
+    missing: Mapping[str, int]
+    log_weights: Array
+    jacobians: Array
+    residual: Codes
+
+    @property
+    def sum_log_weight(self) -> float:
+        return float(self.log_weights.sum())
+
+    @property
+    def log_jacobian(self) -> float:
+        """Log density of the response less that of the scale on which effects add, of all rows."""
+        return float(self.jacobians.sum())
 
     def labels(self, level: int) -> list[Any]:
         """Labels of a level's groups: the value itself, or `parent:child` where the level has several columns."""
@@ -169,7 +182,7 @@ def _reduce_eager(model: Model, rows: Rows, values: Mapping[str, Array]) -> Stat
     assert isinstance(rows.frame, nw.DataFrame)
     columns = [values[name] for name in values if name.startswith("x")]
     weight = values.get("w")
-    keys = _key_columns(rows)
+    keys = _key_columns(model, rows)
     coded = [factorize(rows.frame.get_column(rows.names[key]), key) for key in keys]
     cell, combos = combine(coded, rows.used)
     count = np.bincount(cell, minlength=len(combos)).astype(float)
@@ -187,54 +200,56 @@ def _reduce_eager(model: Model, rows: Rows, values: Mapping[str, Array]) -> Stat
         weighted = left if weight is None else weight * left
         for j in range(i, len(centred)):
             scatter[:, i, j] = scatter[:, j, i] = np.bincount(cell, weighted * centred[j], len(combos))
-    sum_log_weight = 0.0 if weight is None else float(np.log(weight).sum())
-    jacobian = -float(columns[-1].sum()) if model.family_spec.log_response else 0.0
+    log_weights = np.zeros(len(combos)) if weight is None else np.bincount(cell, np.log(weight), len(combos))
+    jacobians = -np.bincount(cell, columns[-1], len(combos)) if model.family_spec.log_response else 0.0 * count
     uniques = [unique for _, unique in coded]
-    return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, sum_log_weight, jacobian)
+    return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, log_weights, jacobians)
 
 
 def _reduce_lazy(model: Model, rows: Rows) -> Statistics:
     """Where the data live: a pass for the means, then one group-by of sums about them; only cells come back."""
     expressions = {f"x{k}": e for k, e in enumerate(_expressions(model, rows))}
     weight_expression = row_weight(model, rows)
-    keys = _key_columns(rows)
+    keys = _key_columns(model, rows)
     frame = rows.frame.select(
         *(nw.col(rows.names[key]).alias(f"k{j}") for j, key in enumerate(keys)),
         **expressions,
         w=nw.lit(1.0) if weight_expression is None else weight_expression,
     )
     names = list(expressions)
-    first = aggregate(
-        frame, {**{n: nw.col(n).mean() for n in names}, "y": nw.col(names[-1]).sum(), "w": nw.col("w").log().sum()}
-    )
+    first = aggregate(frame, {n: nw.col(n).mean() for n in names})
     shift = np.array([float(first[name]) for name in names])
-    frame = frame.with_columns(**{name: nw.col(name) - shift[k] for k, name in enumerate(names)})
+    frame = frame.with_columns(
+        lw=nw.col("w").log(), ly=nw.col(names[-1]), **{name: nw.col(name) - shift[k] for k, name in enumerate(names)}
+    )
     key_names = [f"k{j}" for j in range(len(keys))]
-    table, count, weights, mean, scatter = _group_sums(frame, key_names, names, {})
+    table, count, weights, mean, scatter, logs = _group_sums(frame, key_names, names, {})
     if keys and _cancelled(rows, weights, mean, scatter):
         # Some groups lie far apart for their width: sum once more, each group about (nearly) its own mean.
         centres = {f"m{i}": nw.col(name).mean().over(*key_names) for i, name in enumerate(names)}
         frame = frame.with_columns(**centres)
         frame = frame.with_columns(**{name: nw.col(name) - nw.col(f"m{i}") for i, name in enumerate(names)})
-        table, count, weights, mean, scatter = _group_sums(frame, key_names, names, centres)
+        table, count, weights, mean, scatter, logs = _group_sums(frame, key_names, names, centres)
     coded = [factorize(table[name], key) for name, key in zip(key_names, keys, strict=True)]
     order, combos = combine(coded, len(table))
     inverse = np.argsort(order)
     count, weights, mean, scatter = count[inverse], weights[inverse], mean[inverse], scatter[inverse]
-    sum_log_weight = 0.0 if weight_expression is None else float(first["w"])
-    jacobian = -float(first["y"]) if model.family_spec.log_response else 0.0
+    log_weights, jacobians = logs[0, inverse], -logs[1, inverse] * model.family_spec.log_response
     uniques = [unique for _, unique in coded]
-    return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, sum_log_weight, jacobian)
+    return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, log_weights, jacobians)
 
 
 def _group_sums(
     frame: Frame, keys: list[str], names: list[str], centres: Mapping[str, nw.Expr]
-) -> tuple[nw.DataFrame[Any], Array, Array, Array, Array]:
-    """(table with the keys, count, weight, mean, scatter) per group; means include the centres m0, m1, ... if any."""
+) -> tuple[nw.DataFrame[Any], Array, Array, Array, Array, Array]:
+    """(table with the keys, count, weight, mean, scatter, (2,) sums of log weight and response) per group.
+
+    Means include the centres m0, m1, ... if there are any.
+    """
     sums = {f"s{i}": nw.col("w") * nw.col(n) for i, n in enumerate(names)}
     pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
     sums |= {f"p{i}_{j}": nw.col("w") * nw.col(names[i]) * nw.col(names[j]) for i, j in pairs}
-    parts = [nw.len().alias("n"), nw.col("w").sum().alias("w")]
+    parts = [nw.len().alias("n"), *(nw.col(name).sum() for name in ("w", "lw", "ly"))]
     parts += [nw.col(name).sum() for name in sums] + [nw.col(name).max() for name in centres]
     frame = frame.with_columns(**sums)
     table = collect(frame.group_by(*keys).agg(*parts) if keys else frame.select(*parts))
@@ -251,7 +266,7 @@ def _group_sums(
     scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)  # rounding of a constant column
     if centres:
         mean += np.stack([values(name) for name in centres], axis=1)
-    return table, count, weight, mean, scatter
+    return table, count, weight, mean, scatter, np.stack([values("lw"), values("ly")])
 
 
 def _cancelled(rows: Rows, weight: Array, mean: Array, scatter: Array) -> bool:
@@ -263,16 +278,19 @@ def _cancelled(rows: Rows, weight: Array, mean: Array, scatter: Array) -> bool:
     return bool(lost[:, numbers].any())
 
 
-def _key_columns(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(key for level in rows.layout.levels for key in level.keys))
+def _key_columns(model: Model, rows: Rows) -> list[str]:
+    """Columns whose combinations are the cells: those of the levels, and the factor of sigma."""
+    spread = residual_column(model)
+    keys = [key for level in rows.layout.levels for key in level.keys]
+    return list(dict.fromkeys([*keys, *([] if spread is None else [spread])]))
 
 
 def _assemble(
     model: Model, rows: Rows, combos: Codes, uniques: list[list[Any]], count: Array, weight: Array, mean: Array,
-    scatter: Array, shift: Array, sum_log_weight: float, log_jacobian: float,
+    scatter: Array, shift: Array, log_weights: Array, jacobians: Array,
 ) -> Statistics:  # fmt: skip
     """Name the groups of every level and put the record together."""
-    keys = _key_columns(rows)
+    keys = _key_columns(model, rows)
     labels, codes = [], []  # type: tuple[list[tuple[tuple[Any, ...], ...]], list[Codes]]
     for level in rows.layout.levels:
         positions = [keys.index(key) for key in level.keys]
@@ -281,7 +299,12 @@ def _assemble(
         labels.append(tuple(zip(*named, strict=True)))
         codes.append(group)
     stacked = np.stack(codes, axis=1) if codes else np.zeros((len(combos), 0), dtype=np.int64)
+    spread, residual = residual_column(model), np.zeros(len(combos), dtype=np.int64)
+    if spread is not None and rows.layout.residual is not None:
+        key = keys.index(spread)
+        position = {label: k for k, label in enumerate(rows.layout.residual.labels)}
+        residual = np.array([position[label] for label in uniques[key]], dtype=np.int64)[combos[:, key]]
     return Statistics(
         model, rows.layout, tuple(labels), stacked, count, weight, mean, scatter, shift, rows.total, rows.used,
-        dict(rows.missing), sum_log_weight, log_jacobian,
+        dict(rows.missing), log_weights, jacobians, residual,
     )  # fmt: skip

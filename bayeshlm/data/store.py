@@ -27,8 +27,6 @@ def statistics_to_dataset(statistics: Statistics) -> xr.Dataset:
         "rows": statistics.rows,
         "total_rows": statistics.total_rows,
         "missing": dict(statistics.missing),
-        "sum_log_weight": statistics.sum_log_weight,
-        "log_jacobian": statistics.log_jacobian,
         "numeric": [name for name, number in numeric_columns(statistics.model, layout).items() if number],
         "categories": [[name, list(values)] for name, values in layout.categories.items()],
         "declared": [[name, list(values)] for name, values in layout.declared.items()],
@@ -41,6 +39,9 @@ def statistics_to_dataset(statistics: Statistics) -> xr.Dataset:
         "scatter": (("cell", "column", "column_other"), statistics.scatter),
         "shift": (("column",), statistics.shift),
         "codes": (("cell", "level"), statistics.codes),
+        "log_weights": (("cell",), statistics.log_weights),
+        "jacobians": (("cell",), statistics.jacobians),
+        "residual": (("cell",), statistics.residual),
     }
     for k, members in enumerate(statistics.members):
         for j, values in enumerate(zip(*members, strict=True)):
@@ -67,12 +68,14 @@ def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
     for k, level in enumerate(layout.levels):
         keys = [dataset[f"level_{k}_key_{j}"].values.tolist() for j in range(len(level.keys))]
         members.append(tuple(zip(*keys, strict=True)))
-    codes, count, weight, mean, scatter, shift = (
-        dataset[name].values for name in ("codes", "count", "weight", "mean", "scatter", "shift")
-    )
+    codes, count, weight, mean, scatter, shift, log_weights, jacobians, residual = (
+        dataset[name].values for name in (
+            "codes", "count", "weight", "mean", "scatter", "shift", "log_weights", "jacobians", "residual"
+        )
+    )  # fmt: skip
     return Statistics(
         model, layout, tuple(members), codes, count, weight, mean, scatter, shift, record["total_rows"], record["rows"],
-        record["missing"], record["sum_log_weight"], record["log_jacobian"],
+        record["missing"], log_weights, jacobians, residual,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 from bayeshlm.data.layout import Block
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.identify import check_proper, within_fit
+from bayeshlm.engines.residuals import Split
 from bayeshlm.errors import EngineError, PriorError, listed
 from bayeshlm.spec.priors import HALF_LOG_2PI, LKJ, Flat, Normal, Prior
 
@@ -77,8 +78,8 @@ class Problem:
     Attributes
     ----------
     levels : outermost first; `level_index` tells which level of the layout each is.
-    weight, mean, scatter : per innermost group (one entry in all where there are no levels), y less the fit of
-        `within_fit`, which `offset` adds back to the common effects.
+    weight, mean, scatter : per innermost group (one entry in all where there are no levels; per cell of `split`), y
+        less the fit of `within_fit`, which `offset` adds back to the common effects.
     common : tuple of int
         Columns of the common effects.
     lift : (p, p), offset : (p,)
@@ -86,6 +87,10 @@ class Problem:
         Of the common effects in centred coordinates; 0 where flat.
     log_prior_determinant : float
         log |precision| of the proper part, minus p_flat log 2 pi, so that the evidence is right.
+    residuals : int
+        Number of residual standard deviations: 0 where they are known, one, or one a category of a factor.
+    split : Split or None
+        The cells, where sigma differs by a factor.
     """
 
     levels: tuple[ProblemLevel, ...]
@@ -103,7 +108,13 @@ class Problem:
     log_prior_determinant: float
     scales: tuple[Scale, ...]
     correlations: tuple[Correlation, ...]
-    known_sigma: bool
+    residuals: int
+    split: Split | None = None
+
+    @property
+    def known_sigma(self) -> bool:
+        """Whether the standard errors are known, so that there is no sigma to sample."""
+        return self.residuals == 0
 
     @property
     def size(self) -> int:
@@ -157,6 +168,11 @@ def build_problem(statistics: Statistics) -> Problem:
         columns = layout.levels[k].columns
         levels.append(ProblemLevel(columns, _lift(columns, centre), parent, groups))
         above, cells = codes, np.argsort(codes)
+    split = None
+    if layout.residual is not None:
+        cells = np.arange(len(statistics.count))
+        rows = np.bincount(statistics.residual, statistics.count, len(layout.residual.labels))
+        split = Split(above, statistics.residual, rows, levels[-1].groups if levels else 1)
     p = len(layout.common_columns)
     lift = _lift(layout.common_columns, centre)
     offset = np.zeros(p)
@@ -176,7 +192,7 @@ def build_problem(statistics: Statistics) -> Problem:
     return Problem(
         tuple(levels), tuple(order), statistics.weight[cells], mean[cells], scatter[cells],
         statistics.rows, constant + statistics.log_jacobian, layout.common_columns, lift, offset, precision,
-        prior_mean, log_determinant, scales, correlations, model.se is not None,
+        prior_mean, log_determinant, scales, correlations, sum(scale.variable == "sigma" for scale in scales), split,
     )  # fmt: skip
 
 
@@ -242,7 +258,9 @@ def _hyperparameters(statistics: Statistics, order: list[int]) -> tuple[tuple[Sc
     spread = np.where(spread > 0, spread, np.abs(mean + statistics.shift))
     scales = []
     if model.se is None:
-        scales.append(Scale("sigma", 0, priors["sigma"], within_fit(statistics)[0] * math.sqrt(rows_weight)))
+        size = within_fit(statistics)[0] * math.sqrt(rows_weight)
+        parts = 1 if layout.residual is None else len(layout.residual.labels)
+        scales += [Scale("sigma", position, priors["sigma"], size) for position in range(parts)]
     correlations = []
     for k, index in enumerate(order):
         level = layout.levels[index]
@@ -270,7 +288,7 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
 
     Returns
     -------
-    sigma : (B,)
+    sigma : (B,), or (B, parts) where it differs by a factor
     roots : list of (k, k, B)
         Per level the lower root L of its effects' covariance S = L L', in the user's coordinates.
     values : (B, s)
@@ -295,8 +313,10 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
         values[:, k], slope = _from_score(scale, theta[:, k])
         log_prior += scale.prior.logpdf(values[:, k]) + slope + log_normal[:, k]
     sigma = np.ones(batch) if problem.known_sigma else values[:, 0]
+    if problem.split is not None:
+        sigma = values[:, : problem.residuals]
     roots = []
-    position = 0 if problem.known_sigma else 1
+    position = problem.residuals
     for level in problem.levels:
         k = len(level.columns)
         root = np.zeros((k, k, batch))

@@ -149,7 +149,7 @@ def _name(
         add(block.name, beta.T[where] if block.labels else beta.T[where][0], (block.dim,) if block.labels else ())
         if block.labels:
             coords[block.dim] = list(block.labels)
-    position = 0 if problem.known_sigma else 1
+    position = problem.residuals
     for k, index in enumerate(problem.level_index):
         level = layout.levels[index]
         coords[level.name] = statistics.labels(index)
@@ -171,5 +171,7 @@ def _name(
             coords |= {dim: [level.effect_labels[p] for p in positions] for dim in dims}
             add(f"corr|{level.name}", covariance / (sds[:, None] * sds[None]), dims)
     if not problem.known_sigma:
-        add("sigma", sigma)
+        by = layout.residual
+        add("sigma", sigma.T, () if by is None else (by.dim,))
+        coords |= {} if by is None else {by.dim: list(by.labels)}
     return variables, coords

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from bayeshlm.engines import small
 from bayeshlm.engines.base import Problem, constrain
+from bayeshlm.engines.residuals import full_moments, pivot_centred, pooled
 
 Array = NDArray[np.float64]
 CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
@@ -85,13 +86,15 @@ class Marginal:
         self.problem = problem
         width = problem.width
         self.pairs = [(a, b) for a in range(width) for b in range(a, width)]
-        if problem.levels:
+        if problem.split is not None:
+            largest, parents = 1, len(problem.weight)
+        elif problem.levels:
             self.leaf = _leaf(problem, self.pairs)
             k = len(problem.levels[-1].columns)
             largest = len(self.leaf.members) * k * (k + 1) // 2
             parents = self.leaf.rest.shape[2]
         else:
-            self.total = _full_moments(problem.weight, problem.mean, problem.scatter).sum(axis=2)
+            self.total = full_moments(*columns_first(problem)).sum(axis=2)
             largest = parents = 1
         self.chunk = int(np.clip(CACHE // max(largest, width * width * parents), 4, 4096))
 
@@ -123,12 +126,14 @@ class Marginal:
         return out
 
     def sweep(self, sigma: Array, roots: list[Array], *, keep: bool = False) -> Sweep:
-        """Sweep a batch to the root. `sigma` (B,), `roots` per level (k, k, B)."""
+        """Sweep a batch to the root. `sigma` (B,) or (B, parts), `roots` per level (k, k, B)."""
         problem = self.problem
         variance = sigma**2
         log_determinant = np.zeros(len(sigma))
         uppers: list[Upper] = []
-        if not problem.levels:
+        if problem.split is not None:
+            moments, log_determinant, uppers = self._split_sweep(sigma, roots)
+        elif not problem.levels:
             moments = self.total[:, :, None] / variance
             log_determinant = problem.rows * np.log(variance)
         else:
@@ -140,6 +145,23 @@ class Marginal:
                     uppers.insert(0, upper)
             moments = moments[:, :, 0]
         return self._root(moments, log_determinant, tuple(uppers))
+
+    def _split_sweep(self, sigma: Array, roots: list[Array]) -> tuple[Array, Array, list[Upper]]:
+        """All levels where sigma (B, parts) differs by a factor: cells count in units of their own noise."""
+        problem = self.problem
+        assert problem.split is not None  # the caller's branch
+        log_determinant = 2 * np.log(sigma) @ problem.split.rows
+        weight, mean, scatter = pooled(problem.split, problem.weight, problem.mean, problem.scatter, sigma)
+        if not problem.levels:
+            return full_moments(weight, mean, scatter)[:, :, 0], log_determinant, []
+        rows, rest = pivot_centred(weight, mean, scatter, problem.levels[-1].columns)
+        moments, part, upper = self._eliminate(len(problem.levels) - 1, rows, rest, roots[-1])
+        log_determinant, uppers = log_determinant + part, [upper]
+        for level in range(len(problem.levels) - 2, -1, -1):
+            moments, part, upper = self._upper_sweep(level, moments, roots[level])
+            log_determinant += part
+            uppers.insert(0, upper)
+        return moments[:, :, 0], log_determinant, uppers
 
     def _leaf_sweep(self, variance: Array, root: Array) -> tuple[Array, Array]:
         """Innermost level -> cross products (c, c, parents, B) for the level above, and log determinants (B,)."""
@@ -161,8 +183,12 @@ class Marginal:
 
     def _upper_sweep(self, level: int, moments: Array, root: Array) -> tuple[Array, Array, Upper]:
         """A level above the innermost; moments (c, c, groups, B) already count in units of the noise."""
+        rows, rest = small.pivot(moments, self.problem.levels[level].columns)
+        return self._eliminate(level, rows, rest, root)
+
+    def _eliminate(self, level: int, rows: Array, rest: Array, root: Array) -> tuple[Array, Array, Upper]:
+        """Integrate a level's effects out, whose pseudo-observations are `rows` (k, c, groups, B)."""
         record = self.problem.levels[level]
-        rows, rest = small.pivot(moments, record.columns)
         factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.lift)
         k = len(record.columns)
         inverse, log_determinants = small.inverse_and_log_determinant(_pseudo_variance(factor, root, 1.0))
@@ -227,7 +253,7 @@ class Marginal:
         drawn = []
         for index, level in enumerate(problem.levels):
             worth = worth[:, level.parent]
-            innermost = index == len(problem.levels) - 1
+            innermost = index == len(problem.levels) - 1 and problem.split is None
             rows = self.leaf.rows[..., None] if innermost else sweep.uppers[index].rows
             factor = self.leaf.factor[..., None] if innermost else sweep.uppers[index].factor
             precision = sigma**-2 if innermost else np.ones(batch)
@@ -277,29 +303,15 @@ def _pseudo_variance(factor: Array, root: Array, noise: Array | float) -> Array:
     return out
 
 
-def _full_moments(weight: Array, mean: Array, scatter: Array) -> Array:
-    """Cross products (c, c, groups) of (1, columns, y) from weight, mean and scatter."""
-    groups, columns = mean.shape
-    full = np.empty((columns + 1, columns + 1, groups))
-    full[0, 0] = weight
-    full[0, 1:] = full[1:, 0] = (weight[:, None] * mean).T
-    full[1:, 1:] = np.moveaxis(scatter + weight[:, None, None] * mean[:, :, None] * mean[:, None, :], 0, 2)
-    return full
+def columns_first(problem: Problem) -> tuple[Array, Array, Array]:
+    """Weight (groups,), mean (c - 1, groups) and scatter (c - 1, c - 1, groups) of the innermost groups."""
+    return problem.weight, problem.mean.T, np.moveaxis(problem.scatter, 0, 2)
 
 
 def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
     level = problem.levels[-1]
     k = len(level.columns)
-    if 0 in level.columns:
-        # The constant first, by hand: what is left after it is the scatter, without any subtraction.
-        others = tuple(column for column in level.columns if column)
-        first = np.sqrt(problem.weight) * np.concatenate([np.ones((1, len(problem.weight))), problem.mean.T])
-        within = np.zeros((problem.width, problem.width, len(problem.weight)))
-        within[1:, 1:] = np.moveaxis(problem.scatter, 0, 2)
-        slopes, rest = small.pivot(within, others)
-        rows = np.concatenate([first[None], slopes])
-    else:
-        rows, rest = small.pivot(_full_moments(problem.weight, problem.mean, problem.scatter), level.columns)
+    rows, rest = pivot_centred(*columns_first(problem), level.columns)
     factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
     distinct, kind = np.unique(factor.reshape(k * k, -1), axis=1, return_inverse=True)
     classes = distinct.shape[1]

@@ -16,6 +16,7 @@ from bayeshlm.spec.expressions import Node, parse_expression, shown
 PLACEHOLDER = "bq_{}_bq"  # an identifier that stands for the k-th backticked name while the text is parsed
 MAX_LENGTH = 10_000
 MAX_TERMS = 10_000  # work of expanding one product or power; (20 names)**3 takes 0.2 s
+SIGMA_PART = re.compile(r"\s*(?:;|\n)\s*sigma\s*~")
 SLASH, DIVISION = "/", "\u2215"  # '/' is a path in HDF5, Zarr and DataTree; the division slash looks the same
 
 
@@ -84,13 +85,15 @@ class GroupTerm:
 class Formula:
     """A parsed formula: response, common terms in order of degree, group-specific terms in order of appearance.
 
-    `text` is the formula with its spaces made single, outside backticks.
+    `text` is the formula with its spaces made single, outside backticks. `sigma` is the column whose categories have a
+    residual standard deviation each, None where all rows share one.
     """
 
     text: str
     response: Factor
     common: tuple[Term, ...]
     groups: tuple[GroupTerm, ...]
+    sigma: Factor | None = None
 
     @property
     def intercept(self) -> bool:
@@ -102,6 +105,7 @@ class Formula:
         terms = [*self.common, *(effect for group in self.groups for effect in group.effects)]
         found += [name for term in terms for factor in term.factors for name in factor.node.columns()]
         found += [name for group in self.groups for name in group.level]
+        found += self.sigma.node.columns() if self.sigma else ()
         return tuple(dict.fromkeys(found))
 
 
@@ -113,6 +117,8 @@ def parse_formula(text: str) -> Formula:
     text : str
         ``response ~ terms``, with ``a*b``, ``a:b``, ``-1`` or ``0``, transforms (``log1p(x)``, ``center(x)``,
         ``I(x**2)``, ``C(g)``), ``(effects | a/b)``, ``(effects || g)``; names that are not identifiers in backticks.
+        After a semicolon or on a line of its own, ``sigma ~ g`` gives each category of a column its own residual
+        standard deviation.
 
     Raises
     ------
@@ -129,6 +135,7 @@ def _parse(text: str) -> Formula:
     if len(text) > MAX_LENGTH:
         raise FormulaError(f"The formula is {len(text)} characters long; at most {MAX_LENGTH} are read.")
     source, names = _hide_backticks(text)
+    source, spread = _sigma_part(source, text, names)
     sides = source.split("~")
     if len(sides) != 2 or not sides[0].strip() or not sides[1].strip():
         raise FormulaError(f"{text!r} is not of the form 'response ~ terms' with one '~'.")
@@ -149,11 +156,31 @@ def _parse(text: str) -> Formula:
             groups += _group_terms(*inside, names)
     common = _terms(" ".join(rest) or "1", names, text)
     groups = _check_groups(groups)
-    _check_response_unused(response, common, groups)
-    _check_names(common, groups)
+    _check_response_unused(response, common, groups, spread)
+    _check_names(common, groups, spread)
     pieces = text.split("`")
-    pieces[::2] = [re.sub(r"\s+", " ", piece) for piece in pieces[::2]]
-    return Formula("`".join(pieces).strip(), response, common, tuple(groups))
+    pieces[::2] = [re.sub(r"\s+", " ", SIGMA_PART.sub("; sigma ~ ", piece)) for piece in pieces[::2]]
+    tidy = "`".join(pieces).strip()
+    return Formula(tidy.removesuffix("; sigma ~ 1"), response, common, tuple(groups), spread)
+
+
+def _sigma_part(source: str, text: str, names: Mapping[str, str]) -> tuple[str, Factor | None]:
+    """(formula of the mean, factor of ``sigma ~ factor`` or None)."""
+    parts = SIGMA_PART.split(source)
+    if len(parts) > 2:
+        raise FormulaError(f"{text!r} has more than one 'sigma ~'; name one factor.")
+    if any(";" in part for part in parts):
+        raise FormulaError(f"{text!r}: behind a semicolon only 'sigma ~ factor' may stand.")
+    right = parts[1].strip() if len(parts) == 2 else "1"
+    if right == "1":
+        return parts[0], None
+    factor = _factor(right, names) if right else None
+    if factor is None or not (factor.node.kind == "column" or factor.node.categorical):
+        raise FormulaError(
+            f"'sigma ~ {shown(right, names)}': the residual standard deviation may differ by one factor, written as "
+            "sigma ~ method, or sigma ~ C(year) for a column of numbers."
+        )
+    return parts[0], factor
 
 
 def _hide_backticks(text: str) -> tuple[str, dict[str, str]]:
@@ -341,9 +368,10 @@ def _check_groups(groups: list[GroupTerm]) -> list[GroupTerm]:
     return groups
 
 
-def _check_names(common: tuple[Term, ...], groups: list[GroupTerm]) -> None:
+def _check_names(common: tuple[Term, ...], groups: list[GroupTerm], spread: Factor | None) -> None:
     """In a posterior every variable, dimension and level has one name, and no two share it."""
     taken = {"chain": "the dimension of chains", "draw": "the dimension of draws", "sigma": "the residual"}
+    taken |= {"sigma_dim": "the categories of the residual"} if spread else {}
     levels = list(dict.fromkeys((group.level_name, group.level) for group in groups))
     wanted = [(term.name, f"common effect {term.name!r}") for term in common]
     wanted += [(name, f"level {name!r}") for name, _ in levels]
@@ -362,10 +390,13 @@ def _check_names(common: tuple[Term, ...], groups: list[GroupTerm]) -> None:
         )
 
 
-def _check_response_unused(response: Factor, common: tuple[Term, ...], groups: list[GroupTerm]) -> None:
+def _check_response_unused(
+    response: Factor, common: tuple[Term, ...], groups: list[GroupTerm], spread: Factor | None
+) -> None:
     outcome = set(response.node.columns())
     terms = [*common, *(effect for group in groups for effect in group.effects)]
     used = {name for term in terms for factor in term.factors for name in factor.node.columns()}
     used |= {name for group in groups for name in group.level}
+    used |= set(spread.node.columns()) if spread else set()
     if outcome & used:
         raise FormulaError(f"The response column {listed(sorted(outcome & used))} also stands on the right of '~'.")

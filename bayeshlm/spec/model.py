@@ -73,6 +73,8 @@ class Model:
             object.__setattr__(self, "censored", tuple(self.censored))
         object.__setattr__(self, "terms", parse_formula(self.formula))
         object.__setattr__(self, "formula", self.terms.text)
+        if self.terms.sigma is not None and self.se is not None:
+            raise FormulaError("With known standard errors (se=) there is no 'sigma' that could differ by a factor.")
         given = {} if self.priors is None else dict(self.priors)
         object.__setattr__(self, "priors", Priors(self._checked(given)))
 

@@ -28,6 +28,7 @@ class Case:
     family: str = "gaussian"
     se: str | None = None
     weights: str | None = None
+    sigma: str | None = None  # column whose categories differ in sigma
 
 
 def one(frame: pd.DataFrame) -> np.ndarray:
@@ -67,6 +68,15 @@ CASES = {
     "weights": Case("y ~ x + (1 + x | a)", with_x, (DenseLevel(("a",), with_x),), weights="w"),
     "known errors": Case("y ~ x + (1 | a)", with_x, (DenseLevel(("a",), one),), se="s"),
     "known errors and weights": Case("y ~ x + (1 | a)", with_x, (DenseLevel(("a",), one),), se="s", weights="w"),
+    "sigma by arm": Case("y ~ arm + (1 | g); sigma ~ arm", arms, (DenseLevel(("g",), one),), sigma="arm"),
+    "sigma within groups": Case(
+        "y ~ x + (1 + x | a/b); sigma ~ C(c)", with_x, (DenseLevel(("a",), with_x), DenseLevel(("a", "b"), with_x)),
+        weights="w", sigma="c",
+    ),
+    "sigma and slopes alone": Case(
+        "y ~ x + (0 + x | a)\nsigma ~ arm", with_x, (DenseLevel(("a",), only_x),), "lognormal", sigma="arm"
+    ),
+    "sigma without groups": Case("y ~ x; sigma ~ arm", with_x, (), sigma="arm"),
 }  # fmt: skip
 
 
@@ -143,7 +153,7 @@ class Dense:
         return mean + gain @ (self.y - design @ mean), prior - gain @ design @ prior
 
 
-def build(case: Case, model: bh.Model, frame: pd.DataFrame, sigma: float) -> Dense:
+def build(case: Case, model: bh.Model, frame: pd.DataFrame, sigma: float | np.ndarray) -> Dense:
     y = frame["y"].to_numpy()
     jacobian = 0.0
     if case.family == "lognormal":
@@ -162,5 +172,7 @@ def build(case: Case, model: bh.Model, frame: pd.DataFrame, sigma: float) -> Den
         for j in range(columns.shape[1]):
             block[np.arange(len(frame)), codes * columns.shape[1] + j] = columns[:, j]
         z.append(block)
+    if case.sigma is not None:
+        sigma = np.asarray(sigma)[np.unique(frame[case.sigma], return_inverse=True)[1]]
     variance = np.ones(len(frame)) * (sigma**2 if case.se is None else frame["s"] ** 2)
     return Dense(y, x, z, mean, cov, variance / (frame["w"] if case.weights else 1.0), jacobian)

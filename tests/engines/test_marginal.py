@@ -20,8 +20,10 @@ def scales_of(problem: Problem, roots: list[np.ndarray], which: int) -> list[np.
 def random_thetas(problem: Problem, rng: np.random.Generator, count: int) -> np.ndarray:
     """Spread widely, with standard deviations from 1e-6 to 30 times their scale among them."""
     theta = rng.normal(0.0, 1.0, (count, problem.size))
-    if problem.size > 1:
-        theta[0, 1 - problem.known_sigma] = -5.0
+    if problem.residuals > 1:  # one sigma far below the others costs the twin's N x N matrix its digits
+        theta[:, : problem.residuals] *= 0.5
+    if problem.size > problem.residuals:
+        theta[0, problem.residuals] = -5.0
     return theta
 
 
