@@ -118,9 +118,9 @@ def reexpress(statistics: Statistics, layout: Layout) -> Statistics:
     linear[:-1, :-1] = table[1:, 1:]
     linear[-1, -1] = 1.0  # the response stays
     constant = np.append(table[1:, 0], 0.0)
-    residual = statistics.residual
-    if statistics.layout.residual is not None and layout.residual is not None:
-        residual = np.array([layout.residual.labels.index(label) for label in statistics.layout.residual.labels])[residual]
+    residual, old, new = statistics.residual, statistics.layout.residual, layout.residual
+    if old is not None and new is not None:
+        residual = np.array([new.labels.index(label) for label in old.labels])[residual]
     return dataclasses.replace(
         statistics, layout=layout, mean=statistics.mean @ linear.T, shift=linear @ statistics.shift + constant,
         scatter=linear @ statistics.scatter @ linear.T, residual=residual,

@@ -59,7 +59,7 @@ class ProblemLevel:
     lift : (k, k)
         Effects of the centred columns = lift @ effects of the columns as the user wrote them.
     parent : (groups,) int
-        Group of the level above (zeros on the outermost).
+        Group of the level above (zeros on the outermost, and where levels are crossed).
     """
 
     columns: tuple[int, ...]
@@ -77,9 +77,9 @@ class Problem:
 
     Attributes
     ----------
-    levels : outermost first; `level_index` tells which level of the layout each is.
-    weight, mean, scatter : per innermost group (one entry in all where there are no levels; per cell of `split`), y
-        less the fit of `within_fit`, which `offset` adds back to the common effects.
+    levels : outermost first (where crossed: the smallest first); `level_index` tells which level of the layout each is.
+    weight, mean, scatter : per innermost group (one entry in all where there are no levels; per cell of `split`, and
+        where levels are crossed), y less the fit of `within_fit`, which `offset` adds back to the common effects.
     common : tuple of int
         Columns of the common effects.
     lift : (p, p), offset : (p,)
@@ -91,6 +91,8 @@ class Problem:
         Number of residual standard deviations: 0 where they are known, one, or one a category of a factor.
     split : Split or None
         The cells, where sigma differs by a factor.
+    codes : (cells, levels) int, or None
+        Group of each cell on each level, where levels are crossed; None where they are nested.
     """
 
     levels: tuple[ProblemLevel, ...]
@@ -110,6 +112,7 @@ class Problem:
     correlations: tuple[Correlation, ...]
     residuals: int
     split: Split | None = None
+    codes: Codes | None = None
 
     @property
     def known_sigma(self) -> bool:
@@ -130,12 +133,18 @@ class Problem:
 def nested_order(statistics: Statistics) -> list[int] | None:
     """Indices of the levels from outermost to innermost, or None if they are not nested in each other."""
     sizes = [len(members) for members in statistics.members]
-    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    order = by_size(statistics)
     for outer, inner in itertools.pairwise(order):
         pairs = np.unique(statistics.codes[:, [inner, outer]], axis=0)
         if len(pairs) != sizes[inner]:
             return None
     return order
+
+
+def by_size(statistics: Statistics) -> list[int]:
+    """Indices of the levels, the one with the fewest groups first."""
+    sizes = [len(members) for members in statistics.members]
+    return sorted(range(len(sizes)), key=sizes.__getitem__)
 
 
 def build_problem(statistics: Statistics) -> Problem:
@@ -149,8 +158,8 @@ def build_problem(statistics: Statistics) -> Problem:
     if refused:
         raise EngineError(refused)
     check_proper(statistics)
-    order = nested_order(statistics)
-    assert order is not None  # `unsupported` has checked it
+    nested = nested_order(statistics)
+    order = by_size(statistics) if nested is None else nested
     blocks = [layout.common_columns, *(layout.levels[k].columns for k in order)]
     absorbed = np.array([
         all(0 in block for block in blocks if column in block) for column in range(1, len(layout.columns))
@@ -164,11 +173,14 @@ def build_problem(statistics: Statistics) -> Problem:
         codes = statistics.codes[:, k]
         groups = len(statistics.members[k])
         parent = np.zeros(groups, dtype=np.int64)
-        parent[codes] = above
+        if nested is not None:
+            parent[codes] = above
         columns = layout.levels[k].columns
         levels.append(ProblemLevel(columns, _lift(columns, centre), parent, groups))
         above, cells = codes, np.argsort(codes)
     split = None
+    if nested is None:
+        cells = np.arange(len(statistics.count))
     if layout.residual is not None:
         cells = np.arange(len(statistics.count))
         rows = np.bincount(statistics.residual, statistics.count, len(layout.residual.labels))
@@ -193,6 +205,7 @@ def build_problem(statistics: Statistics) -> Problem:
         tuple(levels), tuple(order), statistics.weight[cells], mean[cells], scatter[cells],
         statistics.rows, constant + statistics.log_jacobian, layout.common_columns, lift, offset, precision,
         prior_mean, log_determinant, scales, correlations, sum(scale.variable == "sigma" for scale in scales), split,
+        None if nested is not None else statistics.codes[:, order],
     )  # fmt: skip
 
 
@@ -211,12 +224,12 @@ def unsupported(statistics: Statistics) -> str | None:
         return (
             f"The exact engine needs Normal or Flat priors on common effects (they integrate out); got {listed(wrong)}."
         )
-    if nested_order(statistics) is None:
+    if statistics.layout.residual is not None and nested_order(statistics) is None:
         names = listed(level.name for level in statistics.layout.levels)
         return (
-            f"The levels {names} are crossed (a group of one occurs in several groups of another); this engine "
-            "fits nested levels. If labels are merely reused, e.g. instructor 1 in every method, write "
-            "(1 | method/instructor)."
+            f"The levels {names} are crossed (a group of one occurs in several groups of another); with a residual "
+            "standard deviation by category the exact engine fits nested levels only. If labels are merely reused, e.g. "
+            "instructor 1 in every method, write (1 | method/instructor)."
         )
     return None
 

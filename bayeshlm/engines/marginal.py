@@ -168,7 +168,7 @@ class Marginal:
         leaf, problem = self.leaf, self.problem
         level = problem.levels[-1]
         k, batch = len(level.columns), len(variance)
-        inverse, log_determinants = small.inverse_and_log_determinant(_pseudo_variance(leaf.distinct, root, variance))
+        inverse, log_determinants = small.inverse_and_log_determinant(pseudo_variance(leaf.distinct, root, variance))
         entries = np.stack([inverse[i, j] for i in range(k) for j in range(i, k)])
         sums = leaf.products @ entries.reshape(-1, batch)
         width, parents = problem.width, leaf.rest.shape[2]
@@ -191,7 +191,7 @@ class Marginal:
         record = self.problem.levels[level]
         factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.lift)
         k = len(record.columns)
-        inverse, log_determinants = small.inverse_and_log_determinant(_pseudo_variance(factor, root, 1.0))
+        inverse, log_determinants = small.inverse_and_log_determinant(pseudo_variance(factor, root, 1.0))
         for i in range(k):
             weighted = np.sum(inverse[i][:, None] * rows, axis=0) if k > 1 else inverse[0, 0] * rows[0]
             rest += rows[i][:, None] * weighted[None]
@@ -287,7 +287,7 @@ def _draw_group(
     return np.asarray(np.einsum("ijb,jgb->igb", root, v))
 
 
-def _pseudo_variance(factor: Array, root: Array, noise: Array | float) -> Array:
+def pseudo_variance(factor: Array, root: Array, noise: Array | float) -> Array:
     """V = noise I + (R L)(R L)', (k, k, groups, B); factor (k, k, groups[, B]), root (k, k, B)."""
     k = root.shape[0]
     if factor.ndim == 3:

@@ -98,8 +98,12 @@ def check_group_means(posterior: xr.DataTree, *, random_seed: int = 0) -> GroupM
         new = _new_effects(posterior, level, len(statistics.members[k]), chosen, rng)  # (draws, groups of k, effects)
         parts = np.einsum("sce,ce->sc", new[:, statistics.codes[:, k]], columns[:, list(level.columns)])
         np.add.at(predicted.T, of_group, (parts * (statistics.weight / weight[of_group])).T)
-    sigma = flat(posterior, "sigma")[chosen] if "sigma" in posterior["posterior"] else np.ones(count)
-    predicted += rng.standard_normal(predicted.shape) * sigma[:, None] / np.sqrt(weight)
+    variance = flat(posterior, "sigma")[chosen].reshape(count, -1) ** 2 if "sigma" in posterior["posterior"] else None
+    if variance is None:
+        variance = np.ones((count, 1))
+    share = np.zeros((variance.shape[1], groups))  # of each category's variance in a group's mean
+    np.add.at(share, (statistics.residual, of_group), statistics.weight / weight[of_group] ** 2)
+    predicted += rng.standard_normal(predicted.shape) * np.sqrt(variance @ share)
 
     shown: Any = np.exp if log else np.asarray
     observed, replicated = np.sort(means[:, -1]), np.sort(predicted, axis=1)

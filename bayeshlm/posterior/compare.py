@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.errors import DataError
-from bayeshlm.posterior.draws import GroupValues, dataset, flat, group_values, model_of
+from bayeshlm.posterior.draws import GroupValues, group_values, mean_residual_variance, model_of, statistics_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,11 +223,9 @@ def check_prob(prob: float) -> None:
 
 
 def _rope_difference(posterior: xr.DataTree) -> tuple[float, float]:
-    """+-0.1 residual standard deviations (of a row of average weight, or known standard error)."""
-    statistics = dataset(posterior, "statistics")
-    scale = float(np.sqrt(statistics["count"].values.sum() / statistics["weight"].values.sum()))
-    sigma = float(np.median(flat(posterior, "sigma"))) if "sigma" in dataset(posterior) else 1.0
-    edge = ROPE_SHARE * sigma * scale
+    """+-0.1 residual standard deviations (root mean square over rows; known standard errors likewise)."""
+    variance = mean_residual_variance(posterior, statistics_of(posterior))
+    edge = ROPE_SHARE * math.sqrt(float(np.median(variance)))
     return (-edge, edge)
 
 

@@ -67,6 +67,26 @@ def flat(posterior: xr.DataTree, name: str) -> Array:
     return np.asarray(values.reshape(-1, *values.shape[2:]))
 
 
+def residual_variance(posterior: xr.DataTree, statistics: Statistics) -> Array:
+    """(draws, parts): residual variance of a row of average weight, for each category that has a sigma (one if none).
+
+    With known standard errors their (weighted) mean square.
+    """
+    parts = 1 if statistics.layout.residual is None else len(statistics.layout.residual.labels)
+    rows, weight = (np.bincount(statistics.residual, v, parts) for v in (statistics.count, statistics.weight))
+    draws = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
+    if "sigma" not in dataset(posterior):
+        return np.full((draws, 1), float(rows[0] / weight[0]))
+    return np.asarray(flat(posterior, "sigma").reshape(draws, -1) ** 2 * (rows / weight))
+
+
+def mean_residual_variance(posterior: xr.DataTree, statistics: Statistics) -> Array:
+    """(draws,): mean of `residual_variance` over rows."""
+    variance = residual_variance(posterior, statistics)
+    rows = np.bincount(statistics.residual, statistics.count, variance.shape[1])
+    return np.asarray(variance @ rows / rows.sum())
+
+
 def scalars(posterior: xr.DataTree, name: str) -> list[tuple[Any, Array]]:
     """(label, (chain, draw)) for every scalar of a variable; of a correlation matrix its lower triangle."""
     variable = dataset(posterior)[name]

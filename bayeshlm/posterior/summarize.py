@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.convergence import convergence
-from bayeshlm.posterior.draws import dataset, flat, model_of, scalars, statistics_of
+from bayeshlm.posterior.draws import dataset, flat, mean_residual_variance, model_of, scalars, statistics_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,10 +89,7 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
     fixed = np.einsum("si,ij,sj->s", slopes, scatter[np.ix_(columns, columns)] / weight, slopes)
     levels = {level.name: _level_variance(posterior, level, moments) for level in statistics.layout.levels}
     grouped = sum(levels.values(), np.zeros(len(fixed)))
-    if "sigma" in dataset(posterior):
-        residual = flat(posterior, "sigma") ** 2 * (statistics.rows / weight)
-    else:
-        residual = np.full(len(fixed), statistics.rows / weight)
+    residual = mean_residual_variance(posterior, statistics)
     out: list[tuple[str, Any, Array]] = [("ICC", name, v / (grouped + residual)) for name, v in levels.items()]
     total = fixed + grouped + residual
     return [*out, ("R2", "conditional", (fixed + grouped) / total), ("R2", "marginal", fixed / total)]

@@ -78,7 +78,7 @@ def maths(model: Model, statistics: Statistics) -> list[Markup]:
     return [
         *lines,
         *(line for level in statistics.layout.levels for line in _level_lines(level, statistics)),
-        _error(model),
+        _error(model, statistics),
     ]
 
 
@@ -104,15 +104,19 @@ def _level_lines(level: Level, statistics: Statistics) -> list[Markup]:
     return lines
 
 
-def _error(model: Model) -> Markup:
+def _error(model: Model, statistics: Statistics) -> Markup:
     error = Markup("<var>\N{GREEK SMALL LETTER EPSILON}</var><sub>i</sub> ~ Normal(0, {})")
     if model.se is not None:
         variance = Markup("<var>{}</var><sub>i</sub><sup>2</sup>").format(model.se)
     else:
         variance = Markup("<var>\N{GREEK SMALL LETTER SIGMA}</var><sup>2</sup>")
+        if model.terms.sigma is not None:
+            variance += Markup("<sub>{}[i]</sub>").format(model.terms.sigma.name)
     if model.weights is not None:
         variance += Markup(" / <var>{}</var><sub>i</sub>").format(model.weights)
-    return error.format(variance)
+    line = error.format(variance)
+    spread = statistics.layout.residual
+    return line if spread is None else line + Markup(" &emsp;{:,} standard deviations").format(len(spread.labels))
 
 
 def priors_table(model: Model, summary: pd.DataFrame, prob: float) -> Table:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.frames import Rows, prepare
 from bayeshlm.data.groups import combine, factorize, joined_labels
-from bayeshlm.data.layout import Block, Level
+from bayeshlm.data.layout import Block, Level, residual_column
 from bayeshlm.errors import DesignError, PriorError, listed
 from bayeshlm.simulation.design import Design, Structure, assign
 from bayeshlm.spec.model import Model, matching
@@ -213,7 +213,8 @@ def _draw_truth(model: Model, rows: Rows, params: dict[str, Any], rng: np.random
             for effect, column in zip(effects, block.columns, strict=True):
                 predictor += effect[code] * values[column]
     if model.se is None:
-        parameter("sigma", (), "")
+        spread = layout.residual
+        parameter("sigma", () if spread is None else spread.labels, "" if spread is None else spread.dim)
     return xr.Dataset(truth, coords=coords), predictor
 
 
@@ -307,6 +308,16 @@ def _groups(rows: Rows, level: Level) -> tuple[NDArray[np.int64], list[Any]]:
     return code, joined_labels(list(zip(*named, strict=True)))
 
 
+def _parts(model: Model, rows: Rows) -> NDArray[np.int64]:
+    """Category of each row that decides its sigma."""
+    name, spread = residual_column(model), rows.layout.residual
+    assert name is not None
+    assert spread is not None  # the caller's branch
+    code, labels = factorize(rows.frame[rows.names[name]], name)
+    position = {label: k for k, label in enumerate(spread.labels)}
+    return np.array([position[label] for label in labels], dtype=np.int64)[code]
+
+
 def _draw_response(model: Model, rows: Rows, truth: xr.Dataset, predictor: Array, rng: np.random.Generator) -> Array:
     noise = rng.standard_normal(rows.used)
     frame = rows.frame
@@ -318,6 +329,6 @@ def _draw_response(model: Model, rows: Rows, truth: xr.Dataset, predictor: Array
     if model.se is not None:
         noise *= frame.select(s=rows.number(model.se))["s"].to_numpy()
     else:
-        noise *= float(truth["sigma"])
+        noise *= truth["sigma"].to_numpy()[_parts(model, rows)] if rows.layout.residual else float(truth["sigma"])
     response = predictor + noise
     return np.exp(response) if model.family_spec.log_response else response
