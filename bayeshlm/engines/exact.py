@@ -13,6 +13,7 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines import importance
 from bayeshlm.engines.base import Problem, block_slices, build_problem, constrain, search_box
 from bayeshlm.engines.collapsed import sample_collapsed
+from bayeshlm.engines.identify import check_sigma
 from bayeshlm.engines.marginal import Marginal
 from bayeshlm.errors import EngineError
 
@@ -65,6 +66,7 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     """
     began = time.perf_counter()
     problem = build_problem(statistics)
+    check_sigma(statistics)
     _check_memory(problem, draws * chains)
     marginal = Marginal(problem)
     sampling, effects = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
