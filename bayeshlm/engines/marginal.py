@@ -268,16 +268,40 @@ class Marginal:
 def _draw_group(
     rows: Array, factor: Array, root: Array, precision: Array, worth: Array, rng: np.random.Generator
 ) -> Array:
-    """U = L v with v | r ~ N(D^-1 L'R' r, D^-1), D = I + L'R'R L: right also where L is 0. Returns (k, groups, B)."""
+    """Effects (k, groups, B) of a level whose groups see `worth` (c - 1, groups, B) in every column so far."""
     k = root.shape[0]
     if k == 1:
         only = rows[0, -1] - np.einsum("cgb,cgb->gb", np.broadcast_to(rows[0, :-1], worth.shape), worth)
+        return draw_given_residual(only[None], factor, root, precision, rng)
+    residual = rows[:, -1] - np.einsum("icgb,cgb->igb", np.broadcast_to(rows[:, :-1], (k, *worth.shape)), worth)
+    return draw_given_residual(residual, factor, root, precision, rng)
+
+
+def draw_given_residual(
+    residual: Array, factor: Array, root: Array, precision: Array, rng: np.random.Generator
+) -> Array:
+    """U = L v with v | r ~ N(D^-1 L'R' r, D^-1), D = I + L'R'R L: right also where L is 0.
+
+    Parameters
+    ----------
+    residual : (k, groups, B)
+        r: pseudo-observations less what the other effects account for.
+    factor : (k, k, groups, B), the last axis may be 1
+    root : (k, k, B)
+    precision : (B,)
+        Of the pseudo-observations.
+
+    Returns
+    -------
+    (k, groups, B)
+    """
+    k = root.shape[0]
+    if k == 1:
         reach = factor[0, 0] * root[0, 0]
         spread = 1.0 / (1.0 + reach**2 * precision)
-        centre = spread * precision * reach * only
-        return np.asarray(root[0, 0] * (centre + np.sqrt(spread) * rng.standard_normal(only.shape)))[None]
-    residual = rows[:, -1] - np.einsum("icgb,cgb->igb", np.broadcast_to(rows[:, :-1], (k, *worth.shape)), worth)
-    scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, *worth.shape[1:])), root)
+        centre = spread * precision * reach * residual[0]
+        return np.asarray(root[0, 0] * (centre + np.sqrt(spread) * rng.standard_normal(centre.shape)))[None]
+    scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, *residual.shape[1:])), root)
     d = np.einsum("aigb,ajgb->ijgb", scaled, scaled) * precision
     for i in range(k):
         d[i, i] += 1.0
