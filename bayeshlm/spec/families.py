@@ -61,6 +61,11 @@ class Family:
         return self.link != "identity"
 
     @property
+    def discrete(self) -> bool:
+        """Whether the response is counted."""
+        return self.support in ("binary", "count", "successes")
+
+    @property
     def moments_suffice(self) -> bool:
         """Whether sums, squares and products per group are all that the (uncensored) likelihood needs."""
         return "exact" in self.engines

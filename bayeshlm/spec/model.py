@@ -226,12 +226,10 @@ def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:
 def _multiplicative_default(family: Family, name: str, kind: str) -> Prior:
     """Weakly informative on the scale of logs or log odds.
 
-    Slopes: factors of exp(+-2.5). Group effects: factors of about 1.6 up or down, of odds about 2.7. The intercept
-    covers any unit of measurement; counts and odds have no unit, so that theirs may be narrower.
+    Slopes: factors of exp(+-2.5). Group effects: factors of about 1.6 up or down, of odds about 2.7.
     """
-    unitless = family.support in ("binary", "successes", "count")
-    if kind == "coefficient":
-        return Normal(0.0, 5.0 if unitless else 10.0) if name == "Intercept" else Normal(0.0, 2.5)
+    if kind == "coefficient":  # counts and odds have no unit of measurement to be covered
+        return Normal(0.0, 5.0 if family.discrete else 10.0) if name == "Intercept" else Normal(0.0, 2.5)
     return HalfNormal(1.0 if family.link == "logit" else 0.5)
 
 
