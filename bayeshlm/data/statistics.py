@@ -27,6 +27,9 @@ Codes = NDArray[np.int64]
 class Statistics:
     """Cross products per cell, a cell being one combination of groups (and of the categories of sigma) that occurs.
 
+    All that an uncensored gaussian or lognormal likelihood needs. For the other families they are moments only, of the
+    response itself (binomial: of the share of successes, weighted by the trials).
+
     With a_i = (columns of every term, y) and the cells' means m: ``weight`` = sum w, ``mean`` = m - ``shift``,
     ``scatter`` = sum w (a - m)(a - m)'. Centred before multiplying, so that a large offset costs no digits; two parts
     add up by Chan, Golub and LeVeque (1983), American Statistician 37(3), equation 2.1 in its matrix form.
@@ -121,6 +124,14 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
     DataError
         See `bayeshlm.data.checks`: every offender is named before anything is fitted.
     """
+    if not model.family_spec.moments_suffice or model.censored is not None:
+        what = f"family {model.family!r}" if model.censored is None else "censored responses"
+        raise DataError(f"Sums of squares and products are not enough for {what}: fit needs the rows themselves.")
+    return moments(model, complete_rows(model, data, missing))
+
+
+def complete_rows(model: Model, data: Any, missing: str) -> Rows:
+    """Rows bound to the model, the incomplete ones dropped with a warning or refused; values not yet checked."""
     if missing not in ("drop", "error"):
         raise DataError(f"missing={missing!r}: it is 'drop' or 'error'.")
     rows = prepare(model, data, missing=missing)
@@ -131,10 +142,15 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
             BayeshlmWarning,
             stacklevel=outside_package(),
         )
+    return rows
+
+
+def moments(model: Model, rows: Rows) -> Statistics:
+    """Check the rows and sum them. For families beyond the Gaussian ones these are moments, not all there is to know."""
     with np.errstate(all="ignore"):  # what leaves the floats is refused, by row or by sum
         if isinstance(rows.frame, nw.DataFrame):
             values = _evaluate(model, rows)
-            if not _usable(model, values):
+            if model.censored is not None or not model.family_spec.moments_suffice or not _usable(model, values):
                 checks.check_rows(model, rows)  # says which rows of which column
             statistics = _reduce_eager(model, rows, values)
         else:
@@ -145,7 +161,9 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
 
 
 def row_weight(model: Model, rows: Rows) -> nw.Expr | None:
-    """Precision weight of a row: w, 1 / se^2, or w / se^2 (an error variance se^2 / w); None where all are 1."""
+    """Weight of a row: w, 1 / se^2, or w / se^2 (an error variance se^2 / w), or its trials; None where all are 1."""
+    if model.terms.trials is not None:
+        return rows.trials(model)
     weight = rows.number(model.weights) if model.weights else None
     if model.se is None:
         return weight
@@ -164,9 +182,11 @@ def _evaluate(model: Model, rows: Rows) -> dict[str, Array]:
     schema = rows.frame.schema
     expressions = {f"r{k}": rows.number(n) for k, n in enumerate(model.columns) if schema[rows.names[n]].is_numeric()}
     expressions |= {f"x{k}": e for k, e in enumerate(_expressions(model, rows))}
-    weight = row_weight(model, rows)
+    weight, offset = row_weight(model, rows), rows.offset(model)
     if weight is not None:
         expressions["w"] = weight
+    if offset is not None:
+        expressions["o"] = offset
     table = rows.frame.select(**expressions)
     return {name: np.asarray(table[name].to_numpy(), dtype=float) for name in expressions}
 
@@ -201,7 +221,9 @@ def _reduce_eager(model: Model, rows: Rows, values: Mapping[str, Array]) -> Stat
         for j in range(i, len(centred)):
             scatter[:, i, j] = scatter[:, j, i] = np.bincount(cell, weighted * centred[j], len(combos))
     log_weights = np.zeros(len(combos)) if weight is None else np.bincount(cell, np.log(weight), len(combos))
-    jacobians = -np.bincount(cell, columns[-1], len(combos)) if model.family_spec.log_response else 0.0 * count
+    jacobians = 0.0 * count
+    if model.family_spec.log_response:
+        jacobians = -np.bincount(cell, columns[-1] + values.get("o", 0.0), len(combos))
     uniques = [unique for _, unique in coded]
     return _assemble(model, rows, combos, uniques, count, weights, mean, scatter, shift, log_weights, jacobians)
 
@@ -209,18 +231,21 @@ def _reduce_eager(model: Model, rows: Rows, values: Mapping[str, Array]) -> Stat
 def _reduce_lazy(model: Model, rows: Rows) -> Statistics:
     """Where the data live: a pass for the means, then one group-by of sums about them; only cells come back."""
     expressions = {f"x{k}": e for k, e in enumerate(_expressions(model, rows))}
-    weight_expression = row_weight(model, rows)
+    weight_expression, offset = row_weight(model, rows), rows.offset(model)
     keys = _key_columns(model, rows)
     frame = rows.frame.select(
         *(nw.col(rows.names[key]).alias(f"k{j}") for j, key in enumerate(keys)),
         **expressions,
         w=nw.lit(1.0) if weight_expression is None else weight_expression,
+        o=nw.lit(0.0) if offset is None else offset,
     )
     names = list(expressions)
     first = aggregate(frame, {n: nw.col(n).mean() for n in names})
     shift = np.array([float(first[name]) for name in names])
     frame = frame.with_columns(
-        lw=nw.col("w").log(), ly=nw.col(names[-1]), **{name: nw.col(name) - shift[k] for k, name in enumerate(names)}
+        lw=nw.col("w").log(),
+        ly=nw.col(names[-1]) + nw.col("o"),
+        **{name: nw.col(name) - shift[k] for k, name in enumerate(names)},
     )
     key_names = [f"k{j}" for j in range(len(keys))]
     table, count, weights, mean, scatter, logs = _group_sums(frame, key_names, names, {})
