@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bayeshlm.spec.priors import Normal as Normal
     from bayeshlm.spec.priors import StudentT as StudentT
     from bayeshlm.spec.priors import Uniform as Uniform
+    from bayeshlm.studies.plan import plan as plan
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ _HOME = {
     "errors": "errors",
     "fit": "fit",
     "load": "posterior.store",
+    "plan": "studies.plan",
     "predict": "posterior.predict",
     "report": "report.html",
     "save": "posterior.store",

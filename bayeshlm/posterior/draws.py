@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
+Lookup = Callable[[str], Array]  # a variable's draws by its name, (draws, ...)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,17 +142,21 @@ def group_values(posterior: xr.DataTree, by: str) -> GroupValues:
     DataError
         If `by` is neither, with what can be compared.
     """
-    statistics = statistics_of(posterior)
+    return values_of(statistics_of(posterior), by, lambda name: flat(posterior, name))
+
+
+def values_of(statistics: Statistics, by: str, draws: Lookup) -> GroupValues:
+    """As `group_values`, of variables that are no posterior (yet): a truth, or an engine's draws."""
     means = column_means(statistics)
     level = find_level(statistics, by)
     if level is not None:
-        return _level_values(posterior, statistics, level, means)
+        return _level_values(draws, statistics, level, means)
     column = find_factor(statistics, by)
     if column is None:
         choices = [level.name for level in statistics.layout.levels]
         choices += [name for name in statistics.layout.categories if _uses(statistics, name)]
         raise DataError(f"{by!r} is neither a level nor a categorical common effect. There are {listed(choices)}.")
-    return _factor_values(posterior, statistics, column, means)
+    return _factor_values(draws, statistics, column, means)
 
 
 def column_means(statistics: Statistics) -> Array:
@@ -169,27 +175,26 @@ def find_level(statistics: Statistics, by: str) -> Level | None:
     return ending[0] if len(ending) == 1 else None
 
 
-def _level_values(posterior: xr.DataTree, statistics: Statistics, level: Level, means: Array) -> GroupValues:
+def _level_values(draws: Lookup, statistics: Statistics, level: Level, means: Array) -> GroupValues:
     levels = statistics.layout.levels
     index = levels.index(level)
     groups = len(statistics.members[index])
-    total = np.zeros((len(flat(posterior, level.blocks[0].name)), groups))
+    total = np.zeros((len(draws(level.blocks[0].name)), groups))
     above = []
     for k, other in enumerate(levels):
         if not set(other.keys) <= set(level.keys):
             continue
         of_group = np.zeros(groups, dtype=np.int64)
         of_group[statistics.codes[:, index]] = statistics.codes[:, k]
-        total += sum(_at_means(posterior, block, means) for block in other.blocks)[:, of_group]
+        total += sum(_at_means(draws(block.name), block, means) for block in other.blocks)[:, of_group]
         if other is not level:
             above.append(other.name)
     baseline = "the average group" + (f", effects of {listed(above)} included" if above else "")
     return GroupValues(level.name, statistics.labels(index), total, baseline)
 
 
-def _at_means(posterior: xr.DataTree, block: Block, means: Array) -> Any:
+def _at_means(effects: Array, block: Block, means: Array) -> Any:
     """(draws, groups): a block's effects times the means of their columns."""
-    effects = flat(posterior, block.name)
     weights = means[list(block.columns)]
     return effects @ weights if block.labels else effects * weights[0]
 
@@ -205,9 +210,11 @@ def _uses(statistics: Statistics, name: str) -> bool:
     return any(name == indicator for column in columns for indicator, _ in column.indicators)
 
 
-def _factor_values(posterior: xr.DataTree, statistics: Statistics, name: str, means: Array) -> GroupValues:
+def _factor_values(draws: Lookup, statistics: Statistics, name: str, means: Array) -> GroupValues:
     categories = list(statistics.layout.categories[name])
-    total = common_draws(posterior, statistics.layout) @ factor_weights(statistics, name, means)
+    found = [draws(block.name) for block in statistics.layout.common]
+    blocks = [values.reshape(len(values), -1) for values in found]
+    total = np.concatenate(blocks, axis=1) @ factor_weights(statistics, name, means)
     relative = total - total[:, :1]
     return GroupValues(name, [_label(category) for category in categories], relative, f"{name} {categories[0]}")
 

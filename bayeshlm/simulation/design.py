@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,40 @@ class Design:
         design = cls(sizes, tuple(given.items()), tuple((treatments or {}).items()))
         design._check()
         return design
+
+    @classmethod
+    def grid(
+        cls,
+        *,
+        covariates: Mapping[str, Prior | Covariate] | None = None,
+        treatments: Mapping[str, Treatment] | None = None,
+        **levels: Any,
+    ) -> list[Design]:
+        """Every combination of sizes: designs for `bayeshlm.plan` to choose from.
+
+        Parameters
+        ----------
+        **levels
+            As in `nested`, but a list (or range) is a list of choices, each a size as `nested` takes it: an int, a
+            tuple with a number for each parent, or a distribution.
+        covariates, treatments : as in `nested`, the same for all designs
+
+        Examples
+        --------
+        >>> len(Design.grid(method=5, instructor=[5, 10, 20], student=[30, 300]))
+        6
+        """
+        choices = [
+            [*map(int, size)] if isinstance(size, range) else size if isinstance(size, list) else [size]
+            for size in levels.values()
+        ]
+        empty = [name for name, options in zip(levels, choices, strict=True) if not options]
+        if empty:
+            raise DesignError(f"grid: no choices are given for {listed(empty)}.")
+        return [
+            cls.nested(covariates=covariates, treatments=treatments, **dict(zip(levels, sizes, strict=True)))
+            for sizes in itertools.product(*choices)
+        ]
 
     @property
     def groupings(self) -> tuple[str, ...]:

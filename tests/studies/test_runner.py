@@ -1,0 +1,270 @@
+"""The runner with tasks whose results are known: order, seeds, failures, interruptions, damaged files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+import bayeshlm as bh
+from bayeshlm.errors import BayeshlmWarning, DesignError
+from bayeshlm.studies.runner import Results, run, seed_of
+from bayeshlm.studies.store import canonical
+from tests.studies import mock
+
+KEY = {"kind": "mock"}
+
+
+def same(a: Results, b: Results) -> bool:
+    """Bit for bit."""
+    return (
+        a.values.keys() == b.values.keys()
+        and all(np.array_equal(a.values[name], b.values[name]) for name in a.values)
+        and np.array_equal(a.replicate, b.replicate)
+    )
+
+
+def test_known_ranks_come_back_in_order_and_shape() -> None:
+    results = run(mock.ranks, 37, random_seed=1, n_jobs=2, progress=False)
+    assert results.values["rank"].tolist() == [k % 10 for k in range(37)]
+    assert results.replicate.tolist() == list(range(37))
+    assert (results.finished, results.replicates, results.resumed, len(results.failures)) == (37, 37, 0, 0)
+
+
+def test_the_same_on_one_worker_two_workers_and_a_dask_cluster() -> None:
+    """Real processes each time; the cluster is of two processes on this machine."""
+    from distributed import Client, LocalCluster
+
+    one = run(mock.draws, 24, random_seed=5, n_jobs=1, progress=False)
+    two = run(mock.draws, 24, random_seed=5, n_jobs=2, progress=False)
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):  # fmt: skip
+        dask = run(mock.draws, 24, random_seed=5, progress=False)
+    assert same(one, two)
+    assert same(one, dask)
+
+
+def test_a_replicate_depends_on_its_index_alone() -> None:
+    short = run(mock.draws, 5, random_seed=2, n_jobs=1, progress=False)
+    long = run(mock.draws, 9, random_seed=2, n_jobs=1, progress=False)
+    assert np.array_equal(long.values["normal"][:5], short.values["normal"])
+    spawned = np.random.SeedSequence(2).spawn(5)[4]
+    assert seed_of(2, 4) == int(spawned.generate_state(1, np.uint64)[0])
+    alone = mock.draws(4, np.random.SeedSequence(seed_of(2, 4)))
+    assert np.array_equal(alone["normal"], short.values["normal"][4])
+    assert len(np.unique(long.values["normal"])) == long.values["normal"].size
+    assert not same(short, run(mock.draws, 5, random_seed=3, n_jobs=1, progress=False))
+
+
+def test_a_seed_is_drawn_and_told_where_none_is_given() -> None:
+    first = run(mock.draws, 3, n_jobs=1, progress=False)
+    again = run(mock.draws, 3, random_seed=first.random_seed, n_jobs=1, progress=False)
+    assert same(first, again)
+    assert not same(first, run(mock.draws, 3, n_jobs=1, progress=False))
+
+
+def test_failures_are_rows_with_their_seed() -> None:
+    results = run(mock.some_fail, 10, random_seed=1, n_jobs=2, progress=False)
+    assert results.replicate.tolist() == [0, 2, 3, 4, 8]
+    assert results.values["rank"].tolist() == [0, 2, 3, 4, 8]
+    failures = results.failures.set_index("replicate")
+    assert failures.index.tolist() == [1, 5, 6, 7, 9]
+    assert failures["error"][5].startswith("ValueError: replicate 5 went wrong")
+    assert "other names, shapes or types" in failures["error"][6]
+    assert "objects, not numbers: rank" in failures["error"][7]
+    assert failures["seed"].tolist() == [seed_of(1, k) for k in (1, 5, 6, 7, 9)]
+    assert results.warnings == {"odd weather": 1}  # replicate 6 returned before it warned
+    dataset = results.failures_dataset()
+    assert dataset["error"].values[0] == failures["error"][1]
+    assert dataset.sizes == {"failure": 5}
+    with pytest.warns(BayeshlmWarning) as told:
+        results.tell()
+    assert "5 of 10 replicates failed; the first, number 1" in str(told[0].message)
+    assert "odd weather" in str(told[1].message)
+
+
+def test_a_dead_worker_costs_the_replicate_that_killed_it() -> None:
+    results = run(mock.some_die, 8, random_seed=1, n_jobs=2, progress=False)
+    assert results.replicate.tolist() == [0, 1, 2, 4, 5, 6, 7]
+    assert results.failures["replicate"].tolist() == [3]
+    assert "process died" in results.failures["error"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        ({"replicates": 0}, "replicates=0"),
+        ({"replicates": 2.0}, "replicates=2.0"),
+        ({"replicates": True}, "replicates=True"),
+        ({"random_seed": -1}, "random_seed=-1"),
+        ({"n_jobs": 0}, "n_jobs=0"),
+        ({"store": "somewhere"}, "store= needs random_seed"),
+    ],
+)
+def test_impossible_arguments_are_refused_before_any_work(arguments, fragment, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DesignError, match=fragment):
+        run(None, **{"replicates": 3, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def ran(folder: Path) -> list[int]:
+    """Indices of the replicates that ran, from the files `Counted` left."""
+    found = sorted(int(path.name.split(".")[0]) for path in folder.iterdir())
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return found
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "a bit flipped":
+        place = content.index(b"NUMPY") + 129  # the first number after a header of 128 bytes
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif how == "pickled":
+        with zipfile.ZipFile(path, "a") as archive, archive.open("value/evil.npy", "w") as member:
+            np.save(member, np.array([Path("x")], dtype=object), allow_pickle=True)
+    elif how == "inflated":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("value/rank.npy", bytes(10_000_000))
+    elif how == "another replicate":
+        shutil.copy(path.with_name("0000005.npz"), path)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "a bit flipped", "pickled", "inflated", "another replicate"])
+def test_a_damaged_file_costs_one_replicate(how, tmp_path) -> None:
+    work, store = tmp_path / "work", tmp_path / "store"
+    work.mkdir()
+    task = mock.Counted(str(work))
+    options = {"random_seed": 3, "store": store, "key": KEY, "n_jobs": 1, "progress": False}
+    first = run(task, 8, **options)
+    assert ran(work) == list(range(8))
+    (folder,) = store.iterdir()
+    damage(folder / "0000002.npz", how)
+    again = run(task, 8, **options)
+    assert ran(work) == [2]
+    assert again.resumed == 7
+    assert same(first, again)
+    assert same(first, run(task, 8, **options))
+    assert ran(work) == []
+
+
+def test_a_longer_study_takes_the_shorter_one_up(tmp_path) -> None:
+    work, store = tmp_path / "work", tmp_path / "store"
+    work.mkdir()
+    options = {"random_seed": 3, "store": store, "key": KEY, "progress": False}
+    run(mock.Counted(str(work)), 4, n_jobs=1, **options)
+    ran(work)
+    longer = run(mock.Counted(str(work)), 7, n_jobs=2, **options)
+    assert ran(work) == [4, 5, 6]
+    assert same(longer, run(mock.draws, 7, random_seed=3, n_jobs=1, progress=False))
+
+
+def test_another_study_never_mixes_in(tmp_path) -> None:
+    model = bh.Model("y ~ (1 | g)", family="lognormal")
+    keys = [
+        {"kind": "sbc", "model": model}, {"kind": "recover", "model": model},
+        {"kind": "sbc", "model": bh.Model("y ~ (1 | g)", family="lognormal", priors={"sigma": bh.HalfNormal(2)})},
+        {"kind": "sbc", "model": model, "params": {"sigma": 1.0}},
+        {"kind": "sbc", "model": model, "params": {"sigma": 1}},
+        {"kind": "sbc", "model": model, "design": bh.Design.nested(g=2, i=3)},
+        {"kind": "sbc", "model": model, "design": bh.Design.nested(g=2, i=4)},
+    ]  # fmt: skip
+    for key in keys:
+        run(mock.ranks, 2, random_seed=3, store=tmp_path, key=key, n_jobs=1, progress=False)
+    run(mock.ranks, 2, random_seed=4, store=tmp_path, key=keys[0], n_jobs=1, progress=False)
+    assert len(list(tmp_path.iterdir())) == len(keys) + 1
+    assert run(mock.ranks, 2, random_seed=4, store=tmp_path, key=keys[0], n_jobs=1, progress=False).resumed == 2
+    first, second = sorted(tmp_path.iterdir())[:2]
+    shutil.copy(first / "0000000.npz", second / "0000000.npz")  # by hand: the file knows its study
+    resumed = [
+        run(mock.ranks, 2, random_seed=seed, store=tmp_path, key=key, n_jobs=1, progress=False).resumed
+        for key, seed in [*((key, 3) for key in keys), (keys[0], 4)]
+    ]
+    assert sorted(resumed) == [1] + [2] * len(keys)
+
+
+def test_functions_are_told_apart_by_what_they_do_and_close_over() -> None:
+    def scaled(factor: float):
+        return lambda data: data * factor
+
+    assert canonical(scaled(2.0)) == canonical(scaled(2.0))
+    assert canonical(scaled(2.0)) != canonical(scaled(3.0))
+    assert canonical(mock.ranks) != canonical(mock.draws)
+    with pytest.raises(DesignError, match="cannot tell studies with a set apart"):
+        canonical({"x": {1, 2}})
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path) -> None:
+    (tmp_path / "store").touch()
+    with pytest.raises(DesignError, match="is a file"):
+        run(mock.ranks, 2, random_seed=3, store=tmp_path / "store", key=KEY, progress=False)
+
+
+SCRIPT = """
+import sys
+from bayeshlm.studies import runner, store
+from tests.studies.mock import Waiting
+
+runner.MAX_BATCH = 1
+save = store.Store.save
+def told(self, outcome):
+    save(self, outcome)
+    print("saved", outcome.index, flush=True)
+store.Store.save = told
+runner.run(Waiting(6, sys.argv[1]), 12, random_seed=9, store=sys.argv[2], key={"kind": "mock"}, n_jobs=int(sys.argv[3]),
+           progress=False)
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ctrl_c_and_kill_keep_what_is_finished(number, jobs, tmp_path) -> None:
+    """A real signal to a real process (Ctrl-C: to the group, as a terminal sends it) once six replicates are saved."""
+    pipe, store, work = tmp_path / "pipe", tmp_path / "store", tmp_path / "work"
+    os.mkfifo(pipe)
+    work.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(pipe), str(store), str(jobs)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(6):
+            line = process.stdout.readline()
+            assert line.startswith("saved"), process.stderr.read()
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+        process.wait(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # workers that wait for the pipe
+        process.communicate()
+    assert process.returncode in (-number, 130, 1)
+    (folder,) = store.iterdir()
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        *(f"{k:07d}.npz" for k in range(6)), "study.json",
+    ]  # fmt: skip
+    rest = run(mock.Counted(str(work)), 12, random_seed=9, store=store, key=KEY, n_jobs=1, progress=False)
+    assert ran(work) == list(range(6, 12))
+    assert rest.resumed == 6
+    assert same(rest, run(mock.draws, 12, random_seed=9, n_jobs=1, progress=False))
