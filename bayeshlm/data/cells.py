@@ -3,7 +3,8 @@
 Categories are grouping columns here. Within a cell every indicator is 0 or 1, so products with indicators need no sums
 of their own; `bayeshlm.data.assemble` puts them in afterwards. Summed are the numeric products of the design columns,
 then the response, each about a centre: in memory about each cell's own mean, elsewhere about a cheap preliminary mean
-(of the first rows), which the means then correct exactly, S about m being S about c less n (m - c)(m - c)'. Where that difference would cost digits, the cells are summed once more, each about nearly its own mean.
+(of the first rows), which the means then correct exactly: S about m is S about c less n (m - c)(m - c)'. Where that
+difference would cost digits, the cells are summed once more, each about nearly its own mean.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Codes = NDArray[np.int64]
 Product = tuple[Node, ...]
 CANCELLATION = 1e-4  # a cell's own share of its sum of squares below which the sums are taken anew
 FEW = 10  # cells of fewer rows are judged together: by chance one of them may vary little
+CHANGED = "The data changed while they were read, or they can be read only once; keep them in a table."
 HEAD = 1000  # rows of the preliminary mean
 
 
@@ -46,7 +48,7 @@ class Cells:
     products : list of tuple of Node
         What is summed, but for the response, which comes last.
     count, weight, log_weight, response : (cells,)
-        Rows, and sums of the precision weights, of their logs, and of the response (unweighted).
+        Rows, and sums of the precision weights, of their logs, and of the response with its offset (unweighted).
     mean : (cells, products + 1)
         About `centre`.
     scatter : (cells, products + 1, products + 1)
@@ -67,35 +69,51 @@ class Cells:
     centre: Array
 
 
-def sum_cells(model: Model, rows: Rows, *, checked: bool = False) -> Cells | None:
-    """Sum all rows by cell.
+def sum_cells(model: Model, rows: Rows) -> Cells | None:
+    """Sum all rows by cell; None where some value is missing or not finite, or a weight not positive.
 
     Parameters
     ----------
     model : Model
     rows : Rows
         With the constants of `center` and `scale`; the design columns need not be laid out.
-    checked : bool
-        False: None is returned where some value is missing or not finite, or a weight not positive. True: every row
-        was looked at before, and only sums can leave the floats.
     """
+    return _sum(_task(model, rows, checked=False))
+
+
+def sum_checked(model: Model, rows: Rows) -> Cells:
+    """`sum_cells` of rows each of which was looked at before, so that only sums can leave the floats."""
+    cells = _sum(_task(model, rows, checked=True))
+    if cells is None:
+        raise DataError(CHANGED)
+    return cells
+
+
+def _task(model: Model, rows: Rows, checked: bool) -> _Task:
     products = numeric_products(model, rows.numeric)
     keys = key_columns(model, rows.numeric)
     expressions = {f"u{k}": _product(product, rows) for k, product in enumerate(products)}
     expressions["y"] = rows.response(model)
-    weight = row_weight(model, rows)
     positive = {f"v{k}": rows.number(name) for k, name in enumerate(filter(None, (model.weights, model.se)))}
     nodes = [node for product in products for node in product] + [model.terms.response.node]
+    nodes += [offset.node for offset in model.terms.offsets]
     hidden = dict.fromkeys(name for node in nodes if _hides_infinity(node) for name in node.columns())
     hidden |= dict.fromkeys(key for key in keys if rows.types[key].is_float())
     others = {f"r{k}": rows.number(name) for k, name in enumerate(hidden)}
-    task = _Task(rows, keys, products, expressions, weight, positive, others, checked)
-    return _in_memory(task) if isinstance(rows.frame, nw.DataFrame) else _where_they_live(task)
+    offset = rows.offset(model) if model.family_spec.log_response else None
+    return _Task(rows, keys, products, expressions, row_weight(model, rows), positive, others, offset, checked)
+
+
+def _sum(task: _Task) -> Cells | None:
+    return _in_memory(task) if isinstance(task.rows.frame, nw.DataFrame) else _where_they_live(task)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What is to be summed: `expressions` by cell; `others` are only looked at, for infinities that formulas hide."""
+    """What is to be summed: `expressions` by cell; `others` are only looked at, for infinities that formulas hide.
+
+    `offset` is what was taken from the log of the response.
+    """
 
     rows: Rows
     keys: tuple[str, ...]
@@ -104,7 +122,13 @@ class _Task:
     weight: nw.Expr | None
     positive: Mapping[str, nw.Expr]
     others: Mapping[str, nw.Expr]
+    offset: nw.Expr | None
     checked: bool
+
+    @property
+    def extra(self) -> dict[str, nw.Expr]:
+        """Weight (w) and offset (o), where there are any."""
+        return {name: value for name, value in (("w", self.weight), ("o", self.offset)) if value is not None}
 
 
 def _hides_infinity(node: Node) -> bool:
@@ -120,7 +144,9 @@ def key_columns(model: Model, numeric: Mapping[str, bool]) -> tuple[str, ...]:
 
 
 def row_weight(model: Model, rows: Rows) -> nw.Expr | None:
-    """Precision weight of a row: w, 1 / se^2, or w / se^2 (an error variance se^2 / w); None where all are 1."""
+    """Weight of a row: w, 1 / se^2, or w / se^2 (an error variance se^2 / w), or its trials; None where all are 1."""
+    if model.terms.trials is not None:
+        return rows.trials(model)
     weight = rows.number(model.weights) if model.weights else None
     if model.se is None:
         return weight
@@ -165,9 +191,9 @@ def _key(rows: Rows, name: str) -> nw.Expr:
 
 def _in_memory(task: _Task) -> Cells | None:
     """Two passes over the columns, each cell centred on its own mean."""
-    rows, keys, weight, positive = task.rows, task.keys, task.weight, task.positive
+    rows, keys, positive = task.rows, task.keys, task.positive
     assert isinstance(rows.frame, nw.DataFrame)
-    wanted = {**task.expressions, **({} if weight is None else {"w": weight}), **positive, **task.others}
+    wanted = {**task.expressions, **task.extra, **positive, **task.others}
     table = rows.frame.select(**wanted)
     values = {name: np.asarray(table[name].to_numpy(), dtype=float) for name in wanted}
     if len(table) == 0 or not all(np.isfinite(v).all() for v in values.values()):
@@ -197,6 +223,7 @@ def _in_memory(task: _Task) -> Cells | None:
             scatter[:, i, j] = scatter[:, j, i] = np.bincount(cell, weighted * centred[j], size)
     log_weight = np.zeros(size) if w is None else np.bincount(cell, np.log(w), size)
     response = count * (centre[-1] + mean[:, -1]) if w is None else np.bincount(cell, columns[-1], size)
+    response = response + (np.bincount(cell, values["o"], size) if "o" in values else 0.0)
     return Cells(
         keys, [labels for _, labels in coded], combos, task.products, count, weights, log_weight, response, mean,
         scatter, centre,
@@ -211,11 +238,11 @@ def _near_mean(column: Array) -> float:
 
 def _where_they_live(task: _Task) -> Cells | None:
     """One group-by of sums about a preliminary mean; only cells come back."""
-    rows, keys, weight, positive = task.rows, task.keys, task.weight, task.positive
+    rows, keys, positive = task.rows, task.keys, task.positive
     assert isinstance(rows.frame, nw.LazyFrame)
     names = list(task.expressions)
     given = {f"k{j}": _key(rows, key) for j, key in enumerate(keys)}
-    given |= {**task.expressions, **({} if weight is None else {"w": weight}), **positive}
+    given |= {**task.expressions, **task.extra, **positive}
     # Null where anything is missing, so that counting its values finds incomplete rows at the price of one sum.
     everything = [*task.expressions.values(), *positive.values(), *task.others.values()]
     whole = everything[0]
@@ -225,11 +252,12 @@ def _where_they_live(task: _Task) -> Cells | None:
     centre = _preliminary(frame, names)
     frame = frame.with_columns(**{name: nw.col(name) - centre[k] for k, name in enumerate(names)})
     key_names = [f"k{j}" for j in range(len(keys))]
-    sums = _group_sums(frame, key_names, names, weight is not None, list(positive))
+    extra = list(task.extra)
+    sums = _group_sums(frame, key_names, names, extra, list(positive))
     if not task.checked and not _usable(sums, positive):
         return None
     if _cancelled(sums):
-        sums = _recentred(frame, key_names, names, weight is not None, sums)
+        sums = _recentred(frame, key_names, names, extra, sums)
     coded = [factorize(sums.table[name], key) for name, key in zip(key_names, keys, strict=True)]
     if any((codes < 0).any() for codes, _ in coded):
         return None
@@ -269,11 +297,12 @@ def _group_sums(
     frame: nw.LazyFrame[Any],
     keys: list[str],
     names: list[str],
-    weighted: bool,
+    extra: list[str],
     positive: list[str],
     moved: bool = False,
 ) -> _Sums:
     """Sums per group; `moved` frames carry each group's own centre in m0, m1, ..."""
+    weighted = "w" in extra
 
     def times(value: nw.Expr) -> nw.Expr:
         return nw.col("w") * value if weighted else value
@@ -282,7 +311,8 @@ def _group_sums(
     wanted = {f"s{i}": times(nw.col(name)) for i, name in enumerate(names)}
     wanted |= {f"p{i}_{j}": times(nw.col(names[i]) * nw.col(names[j])) for i, j in pairs}
     if weighted:
-        wanted |= {"lw": nw.col("w").log(), "ly": nw.col(names[-1]), "w": nw.col("w")}
+        wanted |= {"lw": nw.col("w").log(), "ly": nw.col(names[-1])}
+    wanted |= {name: nw.col(name) for name in extra}
     wanted["z"] = nw.col("z")
     parts = [nw.len().alias("n"), nw.col("z").count().alias("complete"), *(nw.col(name).sum() for name in wanted)]
     parts += [nw.col(name).min() for name in positive]
@@ -306,6 +336,7 @@ def _group_sums(
     scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)  # rounding of a constant column
     log_weight = sums["lw"] if weighted else np.zeros(len(table))
     response = sums["ly"] if weighted else sums[f"s{len(names) - 1}"]
+    response = response + (sums["o"] if "o" in extra else 0.0)
     if moved:
         own = np.stack([values(name) for name in centres], axis=1)
         mean, response = mean + own, response + count * own[:, -1]
@@ -338,7 +369,7 @@ def _cancelled(sums: _Sums) -> bool:
     return bool(lost or (squares[several].sum(axis=0) < CANCELLATION * about_centre[several].sum(axis=0)).any())
 
 
-def _recentred(frame: nw.LazyFrame[Any], keys: list[str], names: list[str], weighted: bool, sums: _Sums) -> _Sums:
+def _recentred(frame: nw.LazyFrame[Any], keys: list[str], names: list[str], extra: list[str], sums: _Sums) -> _Sums:
     """Sum once more, each cell about (nearly) its own mean: exact where groups lie far apart for their width.
 
     The means are taken anew and joined, as they come in the engine's own rounding and order; what is left of the
@@ -351,7 +382,7 @@ def _recentred(frame: nw.LazyFrame[Any], keys: list[str], names: list[str], weig
     else:
         frame = frame.with_columns(**{name: nw.lit(float(m)) for name, m in zip(own, sums.mean[0], strict=True)})
     frame = frame.with_columns(**{name: nw.col(name) - nw.col(f"m{i}") for i, name in enumerate(names)})
-    again = _group_sums(frame, keys, names, weighted, [], moved=True)
+    again = _group_sums(frame, keys, names, extra, [], moved=True)
     if again.count.sum() != sums.count.sum():
-        raise DataError("The data changed while they were read, or they can be read only once; keep them in a table.")
+        raise DataError(CHANGED)
     return again

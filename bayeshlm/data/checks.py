@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.frames import Rows, aggregate, collect
+from bayeshlm.data.support import response_tests
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
-from bayeshlm.spec.expressions import compile_expression
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ def check_rows(model: Model, rows: Rows) -> None:
     DataError
         One message with every problem found.
     """
-    response = model.terms.response
     raw = {name: rows.number(name) for name in model.columns if _is_number(rows, name)}
     infinite = aggregate(rows.frame, {f"i{k}": _count(_not_finite(e)) for k, e in enumerate(raw.values())})
     problems = [
@@ -40,10 +39,7 @@ def check_rows(model: Model, rows: Rows) -> None:
     if problems:
         raise DataError("; ".join(problems) + ". Correct or remove these rows.")
 
-    tests: dict[str, tuple[nw.Expr, str]] = {}
-    if model.family_spec.log_response:
-        bad = ~(compile_expression(response.node, rows.number, {}) > 0)
-        tests["y"] = (bad, f"response {response.name!r} is not positive, which {model.family} needs: {{}} rows{{}}")
+    tests = response_tests(model, rows)
     for name in (model.weights, model.se):
         if name:
             tests[name] = (
@@ -54,8 +50,6 @@ def check_rows(model: Model, rows: Rows) -> None:
         if column.numeric:
             bad = _not_finite(rows.column(column))
             tests[f"t{column.label}"] = (bad, f"term {column.label!r} is not finite: {{}} rows{{}}")
-    if "y" not in tests:
-        tests["y"] = (_not_finite(rows.response(model)), f"response {response.name!r} is not finite: {{}} rows{{}}")
     aliases = {f"t{k}": _count(test) for k, (test, _) in enumerate(tests.values())}
     counts = aggregate(rows.frame, aliases)
     problems = [
@@ -135,6 +129,8 @@ def _constant_response(statistics: Statistics) -> list[str]:
     scale = abs(statistics.shift[-1]) * np.finfo(float).eps
     if statistics.rows < 2:
         return [f"There is {statistics.rows} complete row only; nothing can be estimated."]
+    if statistics.model.family_spec.discrete:  # all zeros are an answer: the rate is low
+        return []
     if scatter[-1, -1] <= statistics.weight.sum() * scale**2:
         return [f"The response {statistics.model.terms.response.name!r} is constant: there is nothing to explain."]
     return []
@@ -181,7 +177,8 @@ def _levels(statistics: Statistics) -> list[str]:
         if groups < 2:
             problems.append(f"Level {level.name!r} has one group only: between-group variation cannot be estimated.")
         unequal_weights = model.weights is not None and np.ptp(statistics.weight / statistics.count) > 0
-        single = groups == statistics.rows
+        # Counts and shares have a variance of their own, to which an effect of each row adds (overdispersion).
+        single = groups == statistics.rows and model.family_spec.support not in ("count", "successes")
         if single and model.se is None and not unequal_weights and 0 in level.columns:
             problems.append(
                 f"Level {level.name!r} has one row in each of its {groups} groups: its variance cannot be told from "

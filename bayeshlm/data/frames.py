@@ -20,6 +20,7 @@ from bayeshlm.data.layout import Column, Layout, bind, categorical_columns, plai
 from bayeshlm.data.sources import open_path
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.expressions import Node, compile_expression
+from bayeshlm.spec.formula import Factor
 from bayeshlm.spec.model import Model
 
 Frame = nw.DataFrame[Any] | nw.LazyFrame[Any]
@@ -73,10 +74,34 @@ class Rows:
         product: nw.Expr = reduce(lambda a, b: a * b, parts) if parts else nw.lit(1.0)
         return product
 
+    def evaluate(self, factor: Factor) -> nw.Expr:
+        """A factor without constants of the data, such as an offset, as float64."""
+        value: nw.Expr = compile_expression(factor.node, self.number, {})
+        return value
+
+    def trials(self, model: Model) -> nw.Expr | None:
+        """Trials of each row, or None for responses that have none."""
+        if model.terms.trials is None:
+            return None
+        # A constant number of trials becomes a column, as aggregates want one.
+        return self.evaluate(model.terms.trials) + 0.0 * self.evaluate(model.terms.response)
+
+    def offset(self, model: Model) -> nw.Expr | None:
+        """What is added to the linear predictor, or None where nothing is."""
+        parts = [self.evaluate(factor) for factor in model.terms.offsets]
+        return reduce(lambda a, b: a + b, parts) if parts else None
+
     def response(self, model: Model) -> nw.Expr:
-        """The response on the scale on which effects add (its log for lognormal)."""
-        y: nw.Expr = compile_expression(model.terms.response.node, self.number, {})
-        return y.log() if model.family_spec.log_response else y
+        """The response whose moments are kept.
+
+        gaussian and lognormal: less the offset, on the scale on which effects add (its log for lognormal); binomial:
+        the share of successes; all others: as it is.
+        """
+        y, offset, trials = self.evaluate(model.terms.response), self.offset(model), self.trials(model)
+        if trials is not None:
+            return y / trials
+        y = y.log() if model.family_spec.log_response else y
+        return y - offset if offset is not None and model.family_spec.moments_suffice else y
 
 
 def open_frame(data: Any) -> Frame:
@@ -112,13 +137,14 @@ def find_columns(model: Model, data: Any) -> Rows:
     _check_columns(model, list(schema))
     names = {name: f"c{k}" for k, name in enumerate(model.columns)}
     frame = frame.select(*(nw.col(name).alias(alias) for name, alias in names.items()))
+    frame = _intervals(model, frame, names, schema)
     types = {name: schema[name] for name in names}
     numeric = {name: dtype.is_numeric() for name, dtype in types.items()}
     _check_types(model, schema, numeric, categorical_columns(model, numeric))
     return Rows(frame, names, Layout((), (), ()), {}, 0, 0, {}, types)
 
 
-def complete_rows(model: Model, rows: Rows, *, missing: str = "drop") -> Rows:
+def drop_incomplete(model: Model, rows: Rows, *, missing: str = "drop") -> Rows:
     """Drop and count incomplete rows, and take the constants of `center` and `scale` from what is left.
 
     Raises
@@ -163,7 +189,7 @@ def prepare(model: Model, data: Any, *, missing: str = "drop") -> Rows:
     DataError
         Missing columns, an empty table, text where a number is needed, missing values under ``missing="error"``.
     """
-    return bind_layout(model, complete_rows(model, find_columns(model, data), missing=missing))
+    return bind_layout(model, drop_incomplete(model, find_columns(model, data), missing=missing))
 
 
 def collect(frame: Frame) -> nw.DataFrame[Any]:
@@ -225,7 +251,12 @@ def _check_columns(model: Model, available: list[str]) -> None:
 def _check_types(
     model: Model, schema: Mapping[str, Any], numeric: Mapping[str, bool], categorical: tuple[str, ...]
 ) -> None:
-    wanted = {*model.terms.response.node.columns(), *(name for name in (model.se, model.weights) if name)}
+    outcomes = {
+        name for factor in (model.terms.response, model.terms.trials) if factor for name in factor.node.columns()
+    }
+    wanted = {*outcomes, *(name for name in (model.se, model.weights, *model.status_columns[1:]) if name)}
+    wanted |= {name for factor in model.terms.offsets for name in factor.node.columns()}
+    booleans = outcomes if model.family_spec.support == "binary" else set()
     for term in (*model.terms.common, *(effect for group in model.terms.groups for effect in group.effects)):
         for factor in term.factors:
             if not factor.node.categorical and factor.node.kind != "column":
@@ -236,9 +267,24 @@ def _check_types(
             f"'sigma ~ {spread.name}': the residual standard deviation differs by the categories of a factor, and "
             f"{spread.name!r} is {schema[spread.name]}. Write sigma ~ C({spread.name}) if each of its values is one."
         )
-    wrong = [f"{name!r} is {schema[name]}" for name in sorted(wanted) if not numeric[name]]
+    allowed = {name for name in booleans if schema[name] == nw.Boolean}
+    wrong = [f"{name!r} is {schema[name]}" for name in sorted(wanted) if not numeric[name] and name not in allowed]
     if wrong:
         raise DataError(f"A number is needed: {'; '.join(wrong)}. Convert the column before fitting.")
+    for name in model.status_columns[:1]:
+        if numeric[name] or schema[name] == nw.Boolean:
+            raise DataError(f"censored={name!r} is {schema[name]}; it must hold the words none, left, right, interval.")
+
+
+def _intervals(model: Model, frame: Frame, names: Mapping[str, str], schema: Mapping[str, Any]) -> Frame:
+    """Upper ends count in rows of intervals only: elsewhere they may be missing, and become 0."""
+    if len(model.status_columns) < 2 or not schema[model.status_columns[1]].is_numeric():
+        return frame
+    status, upper = (names[name] for name in model.status_columns)
+    interval = nw.col(status).cast(nw.String) == "interval"
+    return frame.with_columns(
+        nw.when(~interval).then(nw.lit(0.0)).otherwise(nw.col(upper).cast(nw.Float64)).alias(upper)
+    )
 
 
 def _drop_missing(

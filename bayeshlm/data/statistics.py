@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from bayeshlm.data import checks
 from bayeshlm.data.assemble import assemble
-from bayeshlm.data.cells import sum_cells
-from bayeshlm.data.frames import Rows, bind_layout, complete_rows, find_columns
+from bayeshlm.data.cells import sum_cells, sum_checked
+from bayeshlm.data.frames import Rows, bind_layout, drop_incomplete, find_columns, prepare
 from bayeshlm.data.groups import joined_labels
 from bayeshlm.data.layout import Layout, stateful
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
@@ -26,6 +26,9 @@ Codes = NDArray[np.int64]
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Cross products per cell, a cell being one combination of groups (and of the categories of sigma) that occurs.
+
+    All that an uncensored gaussian or lognormal likelihood needs. For the other families they are moments only, of the
+    response itself (binomial: of the share of successes, weighted by the trials).
 
     With a_i = (columns of every term, y) and the cells' means m: ``weight`` = sum w, ``mean`` = m - ``shift``,
     ``scatter`` = sum w (a - m)(a - m)'. Centred before multiplying, so that a large offset costs no digits; two parts
@@ -121,27 +124,45 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
     DataError
         See `bayeshlm.data.checks`: every offender is named before anything is fitted.
     """
-    if missing not in ("drop", "error"):
-        raise DataError(f"missing={missing!r}: it is 'drop' or 'error'.")
+    if not model.family_spec.moments_suffice or model.censored is not None:
+        what = f"family {model.family!r}" if model.censored is None else "censored responses"
+        raise DataError(f"Sums of squares and products are not enough for {what}: fit needs the rows themselves.")
+    _check_missing(missing)
     rows = find_columns(model, data)
     with np.errstate(all="ignore"):  # what leaves the floats is refused, by row or by sum
         # Complete and finite data need one pass. If the sums show that they are not, each row is looked at.
         cells = None if stateful(model) else sum_cells(model, rows)
         if cells is None:
-            rows = complete_rows(model, rows, missing=missing)
-            _tell_dropped(rows)
+            rows = _tell_dropped(drop_incomplete(model, rows, missing=missing))
             cells = sum_cells(model, rows)
         if cells is None:
-            checks.check_rows(model, bind_layout(model, rows))
-            cells = sum_cells(model, rows, checked=True)
-    if cells is None:
-        raise DataError("The data changed while they were read, or they can be read only once; keep them in a table.")
-    statistics = assemble(model, rows, cells)
+            return moments(model, bind_layout(model, rows))
+        statistics = assemble(model, rows, cells)
     checks.check_finite(statistics)
     return statistics
 
 
-def _tell_dropped(rows: Rows) -> None:
+def complete_rows(model: Model, data: Any, missing: str) -> Rows:
+    """Rows bound to the model, the incomplete ones dropped with a warning or refused; values not yet checked."""
+    _check_missing(missing)
+    return _tell_dropped(prepare(model, data, missing=missing))
+
+
+def moments(model: Model, rows: Rows) -> Statistics:
+    """Check the rows and sum them. For families beyond the Gaussian ones these are moments, not all there is."""
+    with np.errstate(all="ignore"):  # what leaves the floats is refused, by row or by sum
+        checks.check_rows(model, rows)  # says which rows of which column
+        statistics = assemble(model, rows, sum_checked(model, rows))
+    checks.check_finite(statistics)
+    return statistics
+
+
+def _check_missing(missing: str) -> None:
+    if missing not in ("drop", "error"):
+        raise DataError(f"missing={missing!r}: it is 'drop' or 'error'.")
+
+
+def _tell_dropped(rows: Rows) -> Rows:
     if rows.missing:
         dropped = ", ".join(f"{name!r} ({count})" for name, count in rows.missing.items())
         warnings.warn(
@@ -149,3 +170,4 @@ def _tell_dropped(rows: Rows) -> None:
             BayeshlmWarning,
             stacklevel=outside_package(),
         )
+    return rows

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.data.layout import Level
-from bayeshlm.data.statistics import Statistics
-from bayeshlm.posterior.draws import flat, model_of, statistics_of
+from bayeshlm.posterior.draws import common_draws, flat, model_of, new_effects, statistics_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,9 +91,9 @@ def check_group_means(posterior: xr.DataTree, *, random_seed: int = 0) -> GroupM
     of_group = statistics.codes[:, innermost]
     weight = np.bincount(of_group, statistics.weight, groups)
     means = np.stack([np.bincount(of_group, statistics.weight * c, groups) / weight for c in columns.T], axis=1)
-    predicted = _common(posterior, statistics, chosen) @ means[:, list(statistics.layout.common_columns)].T
+    predicted = common_draws(posterior, statistics.layout)[chosen] @ means[:, list(statistics.layout.common_columns)].T
     for k, level in enumerate(levels):
-        new = _new_effects(posterior, level, len(statistics.members[k]), chosen, rng)  # (draws, groups of k, effects)
+        new = new_effects(posterior, level, len(statistics.members[k]), rng, chosen)  # (draws, groups of k, effects)
         parts = np.einsum("sce,ce->sc", new[:, statistics.codes[:, k]], columns[:, list(level.columns)])
         np.add.at(predicted.T, of_group, (parts * (statistics.weight / weight[of_group])).T)
     sigma = flat(posterior, "sigma")[chosen] if "sigma" in posterior["posterior"] else np.ones(count)
@@ -109,26 +107,3 @@ def check_group_means(posterior: xr.DataTree, *, random_seed: int = 0) -> GroupM
     return GroupMeanCheck(
         levels[innermost].name, shown(observed), shown(expected), shown(lower), shown(upper), p_values, count
     )
-
-
-def _common(posterior: xr.DataTree, statistics: Statistics, chosen: NDArray[np.int64]) -> Array:
-    """(draws, p) of the common effects."""
-    parts = [flat(posterior, block.name)[chosen].reshape(len(chosen), -1) for block in statistics.layout.common]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((len(chosen), 0))
-
-
-def _new_effects(
-    posterior: xr.DataTree, level: Level, groups: int, chosen: NDArray[np.int64], rng: np.random.Generator
-) -> Array:
-    """(draws, groups, effects): effects of new groups of a level."""
-    count = len(chosen)
-    sds = np.concatenate(
-        [flat(posterior, f"{block.name}_sigma")[chosen].reshape(count, -1) for block in level.blocks], axis=1
-    )
-    noise = rng.standard_normal((count, groups, sds.shape[1]))
-    for positions in level.correlated:
-        correlation = flat(posterior, f"corr|{level.name}")[chosen]
-        values, vectors = np.linalg.eigh(correlation)  # a root that also a singular correlation has
-        root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-        noise[:, :, list(positions)] = noise[:, :, list(positions)] @ np.swapaxes(root, 1, 2)
-    return np.asarray(noise * sds[:, None, :])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.data.layout import Block, Column, Level
+from bayeshlm.data.layout import Block, Column, Layout, Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_from_dataset
 from bayeshlm.errors import DataError, listed
@@ -79,6 +79,33 @@ def scalars(posterior: xr.DataTree, name: str) -> list[tuple[Any, Array]]:
     names = labels[0] if len(labels) == 1 else [f"{a}, {b}" for a in labels[0] for b in labels[1]]
     values = variable.values.reshape(*variable.shape[:2], -1)
     return [(label, values[:, :, k]) for k, label in enumerate(names)]
+
+
+def common_draws(posterior: xr.DataTree, layout: Layout) -> Array:
+    """(draws, p) of the common effects, in the order of the layout's common columns."""
+    draws = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
+    parts = [flat(posterior, block.name).reshape(draws, -1) for block in layout.common]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((draws, 0))
+
+
+def new_effects(
+    posterior: xr.DataTree, level: Level, groups: int, rng: np.random.Generator, chosen: Any = slice(None)
+) -> Array:
+    """(draws, groups, effects): effects of new groups of a level, one draw for each draw of the hyperparameters.
+
+    `chosen` picks draws. Correlated effects keep their correlations.
+    """
+    sds = np.concatenate(
+        [flat(posterior, f"{block.name}_sigma")[chosen].reshape(-1, len(block.columns), 1) for block in level.blocks],
+        axis=1,
+    )[..., 0]
+    noise = rng.standard_normal((len(sds), groups, sds.shape[1]))
+    for positions in level.correlated:
+        correlation = flat(posterior, f"corr|{level.name}")[chosen]
+        values, vectors = np.linalg.eigh(correlation)  # a root that also a singular correlation has
+        root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+        noise[:, :, list(positions)] = noise[:, :, list(positions)] @ np.swapaxes(root, 1, 2)
+    return np.asarray(noise * sds[:, None, :])
 
 
 def group_values(posterior: xr.DataTree, by: str) -> GroupValues:
@@ -160,9 +187,7 @@ def _uses(statistics: Statistics, name: str) -> bool:
 
 def _factor_values(posterior: xr.DataTree, statistics: Statistics, name: str, means: Array) -> GroupValues:
     categories = list(statistics.layout.categories[name])
-    count = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
-    blocks = [flat(posterior, block.name).reshape(count, -1) for block in statistics.layout.common]
-    total = np.concatenate(blocks, axis=1) @ factor_weights(statistics, name, means)
+    total = common_draws(posterior, statistics.layout) @ factor_weights(statistics, name, means)
     relative = total - total[:, :1]
     return GroupValues(name, [_label(category) for category in categories], relative, f"{name} {categories[0]}")
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.convergence import convergence
-from bayeshlm.posterior.draws import dataset, flat, model_of, scalars, statistics_of
+from bayeshlm.posterior.draws import common_draws, dataset, flat, model_of, scalars, statistics_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +82,7 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
     centre = (mean + statistics.shift)[:-1]
     moments[0, 0], moments[0, 1:], moments[1:, 0] = 1.0, centre, centre
     moments[1:, 1:] = scatter[:-1, :-1] / weight + np.outer(centre, centre)
-    beta = _common(posterior, statistics)
+    beta = common_draws(posterior, statistics.layout)
     columns = [k - 1 for k in statistics.layout.common_columns if k]
     slopes = beta[:, [i for i, k in enumerate(statistics.layout.common_columns) if k]]
     fixed = np.einsum("si,ij,sj->s", slopes, scatter[np.ix_(columns, columns)] / weight, slopes)
@@ -96,13 +95,6 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
     out: list[tuple[str, Any, Array]] = [("ICC", name, v / (grouped + residual)) for name, v in levels.items()]
     total = fixed + grouped + residual
     return [*out, ("R2", "conditional", (fixed + grouped) / total), ("R2", "marginal", fixed / total)]
-
-
-def _common(posterior: xr.DataTree, statistics: Statistics) -> Array:
-    """(draws, p) of the common effects."""
-    draws = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
-    parts = [flat(posterior, block.name).reshape(draws, -1) for block in statistics.layout.common]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((draws, 0))
 
 
 def _level_variance(posterior: xr.DataTree, level: Any, moments: Array) -> Array:

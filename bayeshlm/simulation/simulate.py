@@ -13,7 +13,9 @@ from bayeshlm.data.frames import Rows, prepare
 from bayeshlm.data.groups import combine, factorize, joined_labels
 from bayeshlm.data.layout import Block, Level
 from bayeshlm.errors import DesignError, PriorError, listed
+from bayeshlm.simulation import responses
 from bayeshlm.simulation.design import Design, Structure, assign
+from bayeshlm.spec.expressions import compile_expression
 from bayeshlm.spec.model import Model, matching
 from bayeshlm.spec.priors import LKJ
 
@@ -48,8 +50,9 @@ def simulate(
     Parameters
     ----------
     model : Model
-        Its response must be one column; families gaussian and lognormal.
+        Its response must be one column. With bounds as `censored`, responses beyond a bound are recorded at it.
     design : Design
+        Trials of a binomial model are a covariate; what is drawn for it is rounded, to 1 at least.
     params : mapping, optional
         Values of parameters, named as in the posterior: a number, or an array or a {label: value} mapping for
         parameters with labels. Group-specific effects may be given too; what is left out is drawn: effects from their
@@ -70,6 +73,9 @@ def simulate(
     rng = np.random.default_rng(random_seed)
     params = _check(model, design, params or {})
     data = draw_frame(design, rng)
+    if model.terms.trials is not None:
+        for name in set(model.terms.trials.node.columns()) & {covariate for covariate, _ in design.covariates}:
+            data[name] = np.maximum(np.rint(data[name]), 1).astype(np.int64)
     response = model.terms.response.name
     data[response] = 1.0
     rows = prepare(model, data)
@@ -84,6 +90,8 @@ def simulate(
             f"The simulated {response!r} is not finite: the parameters drawn or given carry it out of the floats. "
             "Give narrower priors, or params."
         )
+    if model.family_spec.support in ("binary", "count", "successes"):
+        data[response] = data[response].astype(np.int64)
     return World(data, truth)
 
 
@@ -120,8 +128,11 @@ def _check(model: Model, design: Design, params: Mapping[str, Any]) -> dict[str,
             f"The response {model.terms.response.name!r} is an expression; simulate needs one column "
             "(for log(y) use family='lognormal')."
         )
-    if model.censored is not None:
-        raise DesignError("simulate does not draw censored responses; simulate without, then cap the column.")
+    if model.status_columns:
+        raise DesignError(
+            "censored= names a column, and which rows that censors cannot be drawn. Give bounds, e.g. "
+            "censored=(None, 100), and responses beyond them are recorded at the bound."
+        )
     made = {name for name, _ in (*design.levels, *design.covariates, *design.treatments)}
     response = model.terms.response.name
     lacking = [name for name in model.columns if name not in made and name != response]
@@ -182,7 +193,7 @@ def _draw_truth(model: Model, rows: Rows, params: dict[str, Any], rng: np.random
     def parameter(name: str, labels: tuple[Any, ...], dim: str) -> Array:
         shape = (len(labels),) if labels else ()
         if name in params:
-            value = _given(name, params[name], labels, scale=model.parameters[name] == "scale")
+            value = _given(name, params[name], labels, kind=model.parameters[name])
         else:
             value = priors[name].sample(rng, shape or None)
         truth[name] = ((dim,) if labels else (), np.asarray(value, dtype=float))
@@ -212,8 +223,8 @@ def _draw_truth(model: Model, rows: Rows, params: dict[str, Any], rng: np.random
                 truth[block.name] = ((level.name,), effects[0])
             for effect, column in zip(effects, block.columns, strict=True):
                 predictor += effect[code] * values[column]
-    if model.se is None:
-        parameter("sigma", (), "")
+    for name, _ in model.extra:
+        parameter(name, (), "")
     return xr.Dataset(truth, coords=coords), predictor
 
 
@@ -271,7 +282,7 @@ def _numbers(name: str, value: Any) -> Array:
         raise DesignError(f"params[{name!r}] must be numbers, not {value!r}.") from error
 
 
-def _given(name: str, value: Any, labels: tuple[Any, ...], *, scale: bool = False) -> Array:
+def _given(name: str, value: Any, labels: tuple[Any, ...], *, kind: str = "") -> Array:
     if isinstance(value, Mapping):
         missing = [label for label in labels if label not in value]
         if missing or len(value) != len(labels):
@@ -283,8 +294,10 @@ def _given(name: str, value: Any, labels: tuple[Any, ...], *, scale: bool = Fals
     if array.shape != ((len(labels),) if labels else ()) or not np.isfinite(array).all():
         wanted = f"{len(labels)} finite numbers, for {listed(labels)}" if labels else "one finite number"
         raise DesignError(f"params[{name!r}] must be {wanted}.")
-    if scale and (array < 0).any():
+    if kind == "scale" and (array < 0).any():
         raise DesignError(f"params[{name!r}] is a standard deviation and cannot be negative.")
+    if kind == "shape" and (array <= 0).any():
+        raise DesignError(f"params[{name!r}] must be positive.")
     return array
 
 
@@ -308,16 +321,17 @@ def _groups(rows: Rows, level: Level) -> tuple[NDArray[np.int64], list[Any]]:
 
 
 def _draw_response(model: Model, rows: Rows, truth: xr.Dataset, predictor: Array, rng: np.random.Generator) -> Array:
-    noise = rng.standard_normal(rows.used)
     frame = rows.frame
-    for name in (model.weights, model.se):
-        if name and not (frame.select(v=rows.number(name))["v"].to_numpy() > 0).all():
-            raise DesignError(f"{name!r} (weights or standard errors) was drawn <= 0; choose a positive distribution.")
-    if model.weights is not None:
-        noise /= np.sqrt(frame.select(w=rows.number(model.weights))["w"].to_numpy())
-    if model.se is not None:
-        noise *= frame.select(s=rows.number(model.se))["s"].to_numpy()
-    else:
-        noise *= float(truth["sigma"])
-    response = predictor + noise
-    return np.exp(response) if model.family_spec.log_response else response
+    numbers = {
+        role: frame.with_columns(value=compile_expression(node, rows.number, {}))["value"].to_numpy().astype(float)
+        for role, node in responses.needed(model).items()
+    }
+    positive = [role for role in ("weights", "se") if role in numbers and not (numbers[role] > 0).all()]
+    if positive:
+        names = [getattr(model, role) for role in positive]
+        raise DesignError(
+            f"{listed(names)} (weights or standard errors) was drawn <= 0; choose a positive distribution."
+        )
+    parameters = {name: truth[name].to_numpy() for name, _ in model.extra}
+    predictor = predictor + numbers.pop("offset", 0.0)
+    return responses.observed(model, responses.draw(model, predictor, parameters, numbers, rng))

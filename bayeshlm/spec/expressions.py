@@ -110,6 +110,10 @@ def _read(tree: ast.expr, names: Mapping[str, str], text: str, depth: int) -> No
 
 
 def _read_call(tree: ast.Call, function: str, names: Mapping[str, str], text: str, depth: int) -> Node:
+    if function in ("offset", "p"):
+        raise FormulaError(
+            f"{text!r}: offset() is a term of its own on the right of '~', p(successes, trials) the whole left side."
+        )
     if function not in (*FUNCTIONS, *STATEFUL, *IDENTITY):
         known = ", ".join((*FUNCTIONS, *STATEFUL, *IDENTITY))
         raise FormulaError(f"Unknown function {function!r} in {text!r}; known are {known}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import keyword
 import re
@@ -86,7 +87,8 @@ class Formula:
     """A parsed formula: response, common terms in order of degree, group-specific terms in order of appearance.
 
     `text` is the formula with its spaces made single, outside backticks. `sigma` is the column whose categories have a
-    residual standard deviation each, None where all rows share one.
+    residual standard deviation each, None where all rows share one. Where the left side is ``p(s, t)``, `response` is
+    the successes s and `trials` is t. `offsets` are added to the linear predictor as they are, with no parameter.
     """
 
     text: str
@@ -94,6 +96,8 @@ class Formula:
     common: tuple[Term, ...]
     groups: tuple[GroupTerm, ...]
     sigma: Factor | None = None
+    trials: Factor | None = None
+    offsets: tuple[Factor, ...] = ()
 
     @property
     def intercept(self) -> bool:
@@ -102,6 +106,7 @@ class Formula:
     def columns(self) -> tuple[str, ...]:
         """Every column the formula uses, once, in order of appearance."""
         found = list(self.response.node.columns())
+        found += [name for factor in (self.trials, *self.offsets) if factor for name in factor.node.columns()]
         terms = [*self.common, *(effect for group in self.groups for effect in group.effects)]
         found += [name for term in terms for factor in term.factors for name in factor.node.columns()]
         found += [name for group in self.groups for name in group.level]
@@ -116,9 +121,9 @@ def parse_formula(text: str) -> Formula:
     ----------
     text : str
         ``response ~ terms``, with ``a*b``, ``a:b``, ``-1`` or ``0``, transforms (``log1p(x)``, ``center(x)``,
-        ``I(x**2)``, ``C(g)``), ``(effects | a/b)``, ``(effects || g)``; names that are not identifiers in backticks.
-        After a semicolon or on a line of its own, ``sigma ~ g`` gives each category of a column its own residual
-        standard deviation.
+        ``I(x**2)``, ``C(g)``), ``(effects | a/b)``, ``(effects || g)``, ``offset(log(exposure))``; names that are not
+        identifiers in backticks. The response of a binomial model is ``p(successes, trials)``. After a semicolon or on
+        a line of its own, ``sigma ~ g`` gives each category of a column its own residual standard deviation.
 
     Raises
     ------
@@ -139,16 +144,18 @@ def _parse(text: str) -> Formula:
     sides = source.split("~")
     if len(sides) != 2 or not sides[0].strip() or not sides[1].strip():
         raise FormulaError(f"{text!r} is not of the form 'response ~ terms' with one '~'.")
-    response = _factor(sides[0], names)
+    response, trials = _response(sides[0], names)
     if response.node.kind == "number" or not any(response.node.columns()):
         raise FormulaError(f"The response {sides[0].strip()!r} names no column.")
     if response.node.categorical or any(response.node.stateful()):
         raise FormulaError(f"The response {response.name!r} may not use C(), center() or scale().")
 
-    rest, groups = [], []
+    rest, groups, offsets = [], [], []
     for sign, item in _additive_items(sides[1], text):
         inside = _group_bar(item, text, names)
-        if inside is None:
+        if re.match(r"offset\s*\(", item) and inside is None:
+            offsets.append(_offset(sign, item, names))
+        elif inside is None:
             rest.append(f"{sign} {item}")
         elif sign == "-":
             raise FormulaError(f"'- {shown(item, names)}': group-specific effects cannot be subtracted.")
@@ -156,12 +163,13 @@ def _parse(text: str) -> Formula:
             groups += _group_terms(*inside, names)
     common = _terms(" ".join(rest) or "1", names, text)
     groups = _check_groups(groups)
-    _check_response_unused(response, common, groups, spread)
+    outcomes = [response, *([trials] if trials else [])]
+    _check_response_unused(outcomes, common, groups, [*offsets, *([spread] if spread else [])])
     _check_names(common, groups, spread)
     pieces = text.split("`")
     pieces[::2] = [re.sub(r"\s+", " ", SIGMA_PART.sub("; sigma ~ ", piece)) for piece in pieces[::2]]
     tidy = "`".join(pieces).strip()
-    return Formula(tidy.removesuffix("; sigma ~ 1"), response, common, tuple(groups), spread)
+    return Formula(tidy.removesuffix("; sigma ~ 1"), response, common, tuple(groups), spread, trials, tuple(offsets))
 
 
 def _sigma_part(source: str, text: str, names: Mapping[str, str]) -> tuple[str, Factor | None]:
@@ -181,6 +189,43 @@ def _sigma_part(source: str, text: str, names: Mapping[str, str]) -> tuple[str, 
             "sigma ~ method, or sigma ~ C(year) for a column of numbers."
         )
     return parts[0], factor
+
+
+def _response(source: str, names: Mapping[str, str]) -> tuple[Factor, Factor | None]:
+    """(response, None), or (successes, trials) of ``p(successes, trials)``."""
+    source = source.strip()
+    if not re.match(r"p\s*\(", source):
+        return _factor(source, names), None
+    try:
+        tree = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = None
+    if not isinstance(tree, ast.Call) or tree.keywords or len(tree.args) != 2:
+        raise FormulaError(f"{shown(source, names)!r}: a share of successes is written p(successes, trials).")
+    successes, trials = (_factor(str(ast.get_source_segment(source, part)), names) for part in tree.args)
+    if trials.node.categorical or any(trials.node.stateful()):
+        raise FormulaError(f"The trials {trials.name!r} may not use C(), center() or scale().")
+    return successes, trials
+
+
+def _offset(sign: str, item: str, names: Mapping[str, str]) -> Factor:
+    match = re.fullmatch(r"offset\s*\((.*)\)", item, flags=re.DOTALL)
+    if match is None or sign == "-" or not _closed(match[1]):
+        raise FormulaError(
+            f"'{sign} {shown(item, names)}': an offset stands alone, is added, and is written offset(log(exposure))."
+        )
+    factor = _factor(match[1], names)
+    if factor.node.categorical or any(factor.node.stateful()) or not any(factor.node.columns()):
+        raise FormulaError(
+            f"offset({factor.name}) must be an expression of numeric columns without C(), center() or scale()."
+        )
+    return factor
+
+
+def _closed(source: str) -> bool:
+    """Whether no bracket closes that was not opened inside."""
+    depths = [source[:k].count("(") - source[:k].count(")") for k in range(len(source) + 1)]
+    return min(depths) >= 0
 
 
 def _hide_backticks(text: str) -> tuple[str, dict[str, str]]:
@@ -391,12 +436,12 @@ def _check_names(common: tuple[Term, ...], groups: list[GroupTerm], spread: Fact
 
 
 def _check_response_unused(
-    response: Factor, common: tuple[Term, ...], groups: list[GroupTerm], spread: Factor | None
+    outcomes: list[Factor], common: tuple[Term, ...], groups: list[GroupTerm], offsets: list[Factor]
 ) -> None:
-    outcome = set(response.node.columns())
+    outcome = {name for factor in outcomes for name in factor.node.columns()}
     terms = [*common, *(effect for group in groups for effect in group.effects)]
     used = {name for term in terms for factor in term.factors for name in factor.node.columns()}
     used |= {name for group in groups for name in group.level}
-    used |= set(spread.node.columns()) if spread else set()
+    used |= {name for factor in offsets for name in factor.node.columns()}
     if outcome & used:
         raise FormulaError(f"The response column {listed(sorted(outcome & used))} also stands on the right of '~'.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from bayeshlm.spec.priors import (
 )  # fmt: skip
 
 DEFAULT_CORRELATION = LKJ(2.0)
+Censoring = str | tuple[float | None, float | None] | tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,27 @@ class Model:
     ----------
     formula : str
         See `bayeshlm.spec.formula.parse_formula`.
-    family : {"gaussian", "lognormal"}
-        lognormal: the log of the response is Gaussian, effects multiply.
+    family : str
+        gaussian, lognormal (the log of the response is Gaussian), student_t, cv_normal (Normal whose standard deviation
+        is proportional to its mean), gamma, bernoulli, binomial (response ``p(successes, trials)``), poisson,
+        negative_binomial. Effects add to the mean (gaussian, student_t), to its log odds (bernoulli, binomial), or to
+        its log and so multiply (all others).
     priors : mapping of str to Prior, optional
         Keys as the parameters are named in the posterior: ``Intercept``, ``log1p(hs_gpa)``, ``1|method_sigma``,
         ``corr|subject``, ``sigma``. A prior belongs to the coefficient as the formula names it; ``Intercept`` is the
-        value at x = 0. What is left out gets a default: for lognormal at once, in multiplicative terms and without
-        data; for gaussian by `bayeshlm.scaled_priors`.
+        value at x = 0. What is left out gets a default: where effects multiply at once, in multiplicative terms and
+        without data; for gaussian and student_t by `bayeshlm.scaled_priors`.
     se : str, optional
-        Column of known standard errors, as in meta-analysis; there is then no `sigma`.
+        Column of known standard errors, as in meta-analysis; there is then no `sigma`. For gaussian and lognormal (then
+        of the log).
     weights : str, optional
-        Column of precision weights: Var(e_i) = sigma^2 / w_i, as in lme4.
+        Column of precision weights: Var(e_i) = sigma^2 / w_i, as in lme4; a row of weight w is worth w rows. For
+        continuous responses; counts have p(successes, trials) and offset(log(exposure)) instead.
     censored : str or tuple, optional
-        Column of none/left/right/interval, or bounds, as in Bambi. A description only: the exact engine refuses it.
+        What of the response is known as a bound only. Bounds ``(low, high)``, either None: values at `high` stand for
+        "at least high" (a score capped at 100), values at `low` for "at most low". Or a column of the words none,
+        left, right and, with ``(status column, column of upper ends)``, interval, as in Bambi; the response is then
+        the bound, or the lower end of the interval.
 
     Raises
     ------
@@ -60,7 +70,7 @@ class Model:
     priors: Mapping[str, Prior] | None = None
     se: str | None = None
     weights: str | None = None
-    censored: str | tuple[float | None, float | None] | None = None
+    censored: Censoring | None = None
     terms: Formula = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -71,10 +81,12 @@ class Model:
                 raise FormulaError(f"{name}= takes a column's name, not {value!r}.")
         if isinstance(self.censored, list):  # JSON has no tuples
             object.__setattr__(self, "censored", tuple(self.censored))
+        object.__setattr__(self, "censored", _checked_censoring(self.censored))
         object.__setattr__(self, "terms", parse_formula(self.formula))
         object.__setattr__(self, "formula", self.terms.text)
         if self.terms.sigma is not None and self.se is not None:
             raise FormulaError("With known standard errors (se=) there is no 'sigma' that could differ by a factor.")
+        _check_family(self)
         given = {} if self.priors is None else dict(self.priors)
         object.__setattr__(self, "priors", Priors(self._checked(given)))
 
@@ -84,21 +96,40 @@ class Model:
 
     @cached_property
     def parameters(self) -> dict[str, str]:
-        """Name -> kind (`coefficient`, `scale` or `correlation`) of every parameter that takes a prior."""
+        """Name -> kind of every parameter that takes a prior: coefficient, scale, correlation or shape (nu, alpha)."""
         kinds = {term.name: "coefficient" for term in self.terms.common}
         for group in self.terms.groups:
             for effect in group.effects:
                 kinds[f"{group.effect_name(effect)}_sigma"] = "scale"
             if group.correlated:
                 kinds[group.correlation_name] = "correlation"
-        if self.se is None:
-            kinds["sigma"] = "scale"
+        kinds |= {name: "scale" if name == "sigma" else "shape" for name, _ in self.extra}
         return kinds
+
+    @property
+    def extra(self) -> tuple[tuple[str, Prior | None], ...]:
+        """The family's parameters besides the effects, with their defaults; no `sigma` where errors are known."""
+        return tuple(pair for pair in self.family_spec.extra if pair[0] != "sigma" or self.se is None)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The bounds at which the response is censored, infinite where there is none; None where a column tells."""
+        if self.censored is None or isinstance(self.censored, str) or isinstance(self.censored[0], str):
+            return None
+        low, high = self.censored
+        return (-math.inf if low is None else low, math.inf if high is None else high)
+
+    @property
+    def status_columns(self) -> tuple[str, ...]:
+        """Columns that tell what is censored: none, (status) or (status, upper ends)."""
+        if isinstance(self.censored, str):
+            return (self.censored,)
+        return tuple(name for name in self.censored or () if isinstance(name, str))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column of the data that the model uses."""
-        extra = tuple(name for name in (self.se, self.weights, self.censored) if isinstance(name, str))
+        extra = (name for name in (self.se, self.weights, *self.status_columns) if name is not None)
         return tuple(dict.fromkeys((*self.terms.columns(), *extra)))
 
     @property
@@ -110,14 +141,17 @@ class Model:
     def complete_priors(self) -> dict[str, Prior]:
         """The given priors and those defaults that need no data, in the order of `parameters`."""
         given = cast(Mapping[str, Prior], self.priors)
+        defaults = {name: prior for name, prior in self.extra if prior is not None}
         complete = {}
         for name, kind in self.parameters.items():
             if name in given:
                 complete[name] = given[name]
             elif kind == "correlation":
                 complete[name] = DEFAULT_CORRELATION
-            elif self.family_spec.log_response:
-                complete[name] = _multiplicative_default(name, kind)
+            elif name in defaults:
+                complete[name] = defaults[name]
+            elif self.family_spec.multiplicative and name not in dict(self.extra):
+                complete[name] = _multiplicative_default(self.family_spec, name, kind)
         return complete
 
     def parameter(self, name: object) -> str | None:
@@ -185,13 +219,70 @@ def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:
         return None if isinstance(prior, LKJ) else f"{name!r} is a correlation matrix and takes LKJ(eta), not {prior}"
     if isinstance(prior, LKJ):
         return f"{name!r} is no correlation matrix: {prior} does not suit it"
-    if kind == "scale" and not isinstance(prior, Flat) and prior.bounds[0] < 0:
-        return f"{name!r} is a standard deviation: {prior} puts mass below 0; use e.g. HalfNormal(1)"
+    if kind in ("scale", "shape") and not isinstance(prior, Flat) and prior.bounds[0] < 0:
+        what = "a standard deviation" if kind == "scale" else "positive"
+        return f"{name!r} is {what}: {prior} puts mass below 0; use e.g. HalfNormal(1)"
     return None
 
 
-def _multiplicative_default(name: str, kind: str) -> Prior:
-    """Weakly informative on the log scale: factors of exp(+-2.5), group effects of about 1.6 up or down."""
-    if kind == "coefficient":
-        return Normal(0.0, 10.0) if name == "Intercept" else Normal(0.0, 2.5)
-    return HalfNormal(1.0) if name == "sigma" else HalfNormal(0.5)
+def _multiplicative_default(family: Family, name: str, kind: str) -> Prior:
+    """Weakly informative on the scale of logs or log odds.
+
+    Slopes: factors of exp(+-2.5). Group effects: factors of about 1.6 up or down, of odds about 2.7.
+    """
+    if kind == "coefficient":  # counts and odds have no unit of measurement to be covered
+        return Normal(0.0, 5.0 if family.discrete else 10.0) if name == "Intercept" else Normal(0.0, 2.5)
+    return HalfNormal(1.0 if family.link == "logit" else 0.5)
+
+
+def _checked_censoring(censored: Any) -> Censoring | None:
+    """Bounds as floats, or column names. Raises FormulaError for anything else."""
+    wanted = (
+        "censored= takes bounds (low, high), either of them None, a column of none/left/right, or (that column, the "
+        f"column of upper ends of intervals), not {censored!r}."
+    )
+    if censored is None or (isinstance(censored, str) and censored):
+        return cast(Censoring | None, censored)
+    if not isinstance(censored, tuple) or len(censored) != 2:
+        raise FormulaError(wanted)
+    if all(isinstance(name, str) and name for name in censored):
+        return cast(Censoring, censored)
+    if any(isinstance(b, bool) or not (b is None or hasattr(b, "__float__")) for b in censored):
+        raise FormulaError(wanted)
+    bounds = tuple(None if b is None or math.isinf(b) else float(b) for b in censored)
+    given = [b for b in bounds if b is not None]
+    if not given or any(math.isnan(b) for b in given) or given != sorted(set(given)):
+        raise FormulaError(f"censored={censored!r}: the bounds must be numbers, the lower below the upper.")
+    return cast(Censoring, bounds)
+
+
+def _check_family(model: Model) -> None:
+    """What is given must have a meaning for the family. Raises FormulaError naming all that has not."""
+    family, terms = model.family_spec, model.terms
+    problems = []
+    if terms.trials is not None and family.support != "successes":
+        problems.append(f"p(successes, trials) needs family='binomial', not {family.name!r}")
+    if terms.trials is None and family.support == "successes":
+        problems.append("a binomial response is written p(successes, trials) ~ ...; for 0/1 use family='bernoulli'")
+    if model.weights is not None and not family.weights:
+        instead = "p(successes, trials)" if family.link == "logit" else "offset(log(exposure))"
+        problems.append(f"precision weights= have no meaning for {family.name!r}; use {instead}")
+    if model.se is not None and not family.se:
+        problems.append(f"known standard errors se= have a meaning for gaussian and lognormal, not for {family.name!r}")
+    if model.censored is not None and not family.censored:
+        problems.append(f"a {family.name!r} response cannot be censored")
+    bounds = model.bounds
+    if bounds is not None and family.support in ("positive", "count"):
+        lowest = 0.0 if family.support == "positive" else -0.5
+        problems += [f"the bound {b:g} of censored= is outside the support of {family.name!r}" for b in bounds
+                     if math.isfinite(b) and b <= lowest]  # fmt: skip
+    if bounds is not None and family.support == "count":
+        problems += [f"the bound {b:g} of censored= is no whole number" for b in bounds if math.isfinite(b) and b % 1]
+    if problems:
+        raise FormulaError("; ".join(problems) + ".")
+    names = {term.name for term in terms.common} | {group.level_name for group in terms.groups}
+    clashes = sorted(names & {name for name, _ in model.extra})
+    if clashes:
+        raise FormulaError(
+            f"{listed(clashes)} is also a parameter of the family {family.name!r}. Rename the column in the data."
+        )

@@ -82,6 +82,6 @@ def test_damaged_json(text):
 
 def test_arguments():
     with pytest.raises(FormulaError, match="Unknown family"):
-        bh.Model("y ~ x", family="poisson")
+        bh.Model("y ~ x", family="magic")
     with pytest.raises(FormulaError, match="column's name"):
         bh.Model("y ~ x", se=3)

@@ -1,0 +1,174 @@
+"""Rows as a likelihood needs them: as they are, or compressed without loss where the family allows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.cells import row_weight
+from bayeshlm.data.frames import Rows, collect
+from bayeshlm.data.groups import combine, factorize
+from bayeshlm.data.statistics import Statistics, complete_rows, moments
+from bayeshlm.data.support import STATUSES, status
+from bayeshlm.spec.model import Model
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+ADDABLE = ("binary", "successes", "count")  # responses of equal rows add up; a negative binomial's do not
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Observations, one a row.
+
+    Attributes
+    ----------
+    statistics : Statistics
+        Moments of the same rows: layout, groups, means.
+    codes : (rows, levels) int
+        Group on each level, numbered as in `statistics.members`.
+    columns : (rows, design columns)
+        The constant 1 first, the others as they are.
+    response : (rows,)
+        As the user gave it; sums of successes or counts where equal rows were joined.
+    weight : (rows,)
+        Precision weight of a row (see `row_weight`); 1 where there is none.
+    trials : (rows,)
+        Of binomial and bernoulli rows; 1 elsewhere.
+    offset : (rows,)
+        Added to the linear predictor; for joined counts the log of the summed exposures.
+    status : (rows,) int
+        Position in `STATUSES` (none, left, right, interval).
+    upper : (rows,)
+        Upper end of intervals; 0 elsewhere.
+    joined : bool
+        Whether equal rows were joined.
+    """
+
+    statistics: Statistics
+    codes: Codes
+    columns: Array
+    response: Array
+    weight: Array
+    trials: Array
+    offset: Array
+    status: Codes
+    upper: Array
+    joined: bool
+
+    @property
+    def rows(self) -> int:
+        return len(self.response)
+
+
+def tabulate(model: Model, data: Any, *, missing: str = "drop", join: bool = True) -> Table:
+    """Check the rows of a data set and evaluate what the likelihood needs of them.
+
+    Parameters
+    ----------
+    model : Model
+    data : frame or path
+    missing : {"drop", "error"}
+    join : bool
+        Join rows of equal covariates and groups: bernoulli and binomial rows to counts of successes and trials, poisson
+        rows to sums with their exposures. The log density changes by a constant only.
+
+    Raises
+    ------
+    DataError
+        See `bayeshlm.data.checks`.
+    """
+    rows = complete_rows(model, data, missing)
+    statistics = moments(model, rows)
+    joined = join and joinable(model)
+    with np.errstate(all="ignore"):  # everything was found finite; what overflows here is refused by `moments`
+        values = collect(_joined(model, rows) if joined else rows.frame.select(**_columns(model, rows)))
+    return _assemble(model, rows, statistics, values, joined)
+
+
+def joinable(model: Model) -> bool:
+    """Whether responses of equal rows add up without loss."""
+    family = model.family_spec
+    return family.support in ADDABLE and not family.extra and model.censored is None
+
+
+def _columns(model: Model, rows: Rows) -> dict[str, nw.Expr]:
+    """Keys k0, ..., design columns x1, ..., response y, and w, t, o, s, u where the model has them."""
+    layout = rows.layout
+    out = {f"k{j}": nw.col(rows.names[key]) for j, key in enumerate(_keys(layout.levels))}
+    out |= {f"x{k}": rows.column(column) for k, column in enumerate(layout.columns) if k}
+    out["y"] = rows.evaluate(model.terms.response)
+    trials = rows.trials(model)
+    if trials is not None:
+        out["t"] = trials
+    elif (weight := row_weight(model, rows)) is not None:
+        out["w"] = weight
+    offset = rows.offset(model)
+    if offset is not None:
+        out["o"] = offset
+    if model.status_columns:
+        out["s"] = status(model, rows)
+    if len(model.status_columns) == 2:
+        out["u"] = rows.number(model.status_columns[1])
+    return out
+
+
+def _joined(model: Model, rows: Rows) -> Any:
+    """Group by everything the linear predictor depends on, where the data live; sum the rest."""
+    columns = _columns(model, rows)
+    exposed = "o" in columns and model.family_spec.link == "log"
+    if exposed:  # exposures add, log odds do not: for those the offset is one more column to group by
+        columns["o"] = columns["o"].exp()
+    columns.setdefault("t", columns["y"] * 0.0 + 1.0)
+    by = [name for name in columns if name[0] in "kx" or (name == "o" and not exposed)]
+    sums = [nw.col(name).sum() for name in columns if name not in by]
+    frame = rows.frame.select(**columns)
+    return frame.group_by(*by).agg(*sums) if by else frame.select(*sums)
+
+
+def _keys(levels: Any) -> list[str]:
+    return list(dict.fromkeys(key for level in levels for key in level.keys))
+
+
+def _assemble(model: Model, rows: Rows, statistics: Statistics, values: Any, joined: bool) -> Table:
+    count, layout = len(values), rows.layout
+
+    def numbers(name: str, default: float) -> Array:
+        if name not in values.columns:
+            return np.full(count, default)
+        return np.asarray(values[name].to_numpy(), dtype=float)
+
+    keys = _keys(layout.levels)
+    coded = {key: factorize(values[f"k{j}"], key) for j, key in enumerate(keys)}
+    codes = [combine([coded[key] for key in level.keys], count)[0] for level in layout.levels]
+    columns = [np.ones(count), *(numbers(f"x{k}", 1.0) for k in range(1, len(layout.columns)))]
+    response, offset = numbers("y", 0.0), numbers("o", 0.0)
+    if joined and "o" in values.columns and model.family_spec.link == "log":
+        offset = np.log(offset)
+    elif joined and model.family_spec.link == "log":
+        offset = np.log(numbers("t", 1.0))  # each row was exposed once
+    # Groups come back in any order; the same rows must make the same table, since the draws depend on it.
+    order = np.lexsort((offset, *reversed(columns), *reversed(codes))) if joined else np.arange(count)
+    stacked = np.stack(codes, axis=1) if codes else np.zeros((count, 0), dtype=np.int64)
+    return Table(
+        statistics, stacked[order], np.stack(columns, axis=1)[order], response[order], numbers("w", 1.0)[order],
+        numbers("t", 1.0)[order], offset[order], _status(model, response, values)[order], numbers("u", 0.0)[order],
+        joined,
+    )  # fmt: skip
+
+
+def _status(model: Model, response: Array, values: Any) -> Codes:
+    if model.bounds is not None:
+        low, high = model.bounds
+        left, right = (response <= low if math.isfinite(low) else response < -math.inf), response >= high
+        return np.where(left, STATUSES.index("left"), np.where(right, STATUSES.index("right"), 0)).astype(np.int64)
+    if "s" not in values.columns:
+        return np.zeros(len(response), dtype=np.int64)
+    position: Mapping[str, int] = {word: k for k, word in enumerate(STATUSES)}
+    return np.array([position[word] for word in values["s"].to_list()], dtype=np.int64)
