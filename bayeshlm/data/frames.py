@@ -1,16 +1,14 @@
 """Any frame -> rows ready to be summed: columns found, missing rows dropped and counted, formula compiled.
 
-Everything is a narwhals expression, so the same code runs on pandas, Polars, PyArrow and (lazily) on DuckDB.
-Columns get internal names (c0, c1, ...), so that no name of the user's reaches a query.
+Everything is a narwhals expression, so the same code runs on pandas, Polars, PyArrow and (lazily) on Polars, DuckDB,
+Dask and Spark. Columns get internal names (c0, c1, ...), so that no name of the user's reaches a query.
 """
 
 from __future__ import annotations
 
 import difflib
-import glob
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bayeshlm.data.layout import Column, Layout, bind, categorical_columns, plain_labels
+from bayeshlm.data.layout import Column, Layout, bind, categorical_columns, plain_labels, stateful
+from bayeshlm.data.sources import open_path
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.expressions import Node, compile_expression
 from bayeshlm.spec.formula import Factor
@@ -27,8 +26,6 @@ from bayeshlm.spec.model import Model
 Frame = nw.DataFrame[Any] | nw.LazyFrame[Any]
 MAX_CATEGORIES = 200
 NUMERIC_HINT = "If it should be a number, convert it; if it is a grouping, use (1 | {name})."
-READERS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet"}
-NOT_AVAILABLE = ["", "NA", "NaN", "nan", "null", "NULL"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ class Rows:
         Rows before and after dropping the incomplete ones.
     missing : mapping
         User's column -> number of rows in which it is missing (only where there are any).
+    types : mapping
+        User's column -> its narwhals type.
     """
 
     frame: Frame
@@ -57,6 +56,12 @@ class Rows:
     total: int
     used: int
     missing: Mapping[str, int]
+    types: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def numeric(self) -> dict[str, bool]:
+        """User's column -> whether its type is numeric."""
+        return {name: dtype.is_numeric() for name, dtype in self.types.items()}
 
     def number(self, name: str) -> nw.Expr:
         """A column as float64."""
@@ -100,7 +105,7 @@ class Rows:
 
 
 def open_frame(data: Any) -> Frame:
-    """Wrap a frame, or open a path or glob of CSV or Parquet files with DuckDB.
+    """Wrap a frame, or open a path (see `bayeshlm.data.sources`) with DuckDB.
 
     Raises
     ------
@@ -108,42 +113,65 @@ def open_frame(data: Any) -> Frame:
         If the path leads nowhere, its type is unknown, or the object is no frame.
     """
     if isinstance(data, str | Path):
-        return _open_files(str(data))
+        return open_path(str(data))
     try:
         frame: Frame = nw.from_native(data)
     except TypeError as error:
         raise DataError(
-            f"data is a {type(data).__name__}; give a pandas, Polars or PyArrow table, a DuckDB relation, or the path "
-            "of a CSV or Parquet file."
+            f"data is a {type(data).__name__}; give a pandas, Polars, PyArrow, Dask or Spark table, a DuckDB relation, "
+            "or the path of a CSV or Parquet file or of a table, 'file.duckdb::table'."
         ) from error
     return frame
 
 
-def _open_files(path: str) -> nw.LazyFrame[Any]:
-    import duckdb
+def find_columns(model: Model, data: Any) -> Rows:
+    """The model's columns of the data, under internal names; no row is read.
 
-    found = sorted(glob.glob(path)) or ([path] if os.path.exists(path) else [])
-    if not found:
-        raise DataError(f"No file at {path!r}.")
-    suffixes = {_suffix(name) for name in found}
-    kinds = {READERS.get(suffix) for suffix in suffixes}
-    if len(kinds) != 1 or None in kinds:
-        raise DataError(f"{path!r}: cannot read {listed(sorted(suffixes))}; known are {', '.join(READERS)} (and .gz).")
-    connection = duckdb.connect()
-    try:
-        if kinds == {"csv"}:
-            # Quotes are stated: guessed from the first rows, they are missed where only later rows or files have them.
-            relation = connection.read_csv(found, na_values=NOT_AVAILABLE, quotechar='"', escapechar='"')  # type: ignore[arg-type]  # stub: str only
-        else:
-            relation = connection.read_parquet(found)
-    except duckdb.Error as error:
-        raise DataError(f"{path!r} cannot be read: {str(error).splitlines()[0]}") from error
-    return nw.from_native(relation)
+    Raises
+    ------
+    DataError
+        Missing columns, or text where a number is needed.
+    """
+    frame = open_frame(data)
+    schema = dict(frame.collect_schema())
+    _check_columns(model, list(schema))
+    names = {name: f"c{k}" for k, name in enumerate(model.columns)}
+    frame = frame.select(*(nw.col(name).alias(alias) for name, alias in names.items()))
+    frame = _intervals(model, frame, names, schema)
+    types = {name: schema[name] for name in names}
+    numeric = {name: dtype.is_numeric() for name, dtype in types.items()}
+    _check_types(model, schema, numeric, categorical_columns(model, numeric))
+    return Rows(frame, names, Layout((), (), ()), {}, 0, 0, {}, types)
 
 
-def _suffix(name: str) -> str:
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in (".gz", ".zst") else (suffixes or [""])[-1]
+def drop_incomplete(model: Model, rows: Rows, *, missing: str = "drop") -> Rows:
+    """Drop and count incomplete rows, and take the constants of `center` and `scale` from what is left.
+
+    Raises
+    ------
+    DataError
+        An empty table, or missing values under ``missing="error"``.
+    """
+    frame, total, absent = _drop_missing(rows.frame, rows.names, rows.types)
+    used = total - absent.pop("", 0)
+    if missing == "error" and absent:
+        raise DataError(f"Missing values: {_counts(absent)}. Use missing='drop' to leave these rows out.")
+    if used == 0:
+        raise DataError("The table has no rows." if total == 0 else f"No complete row is left: {_counts(absent)}.")
+    rows = replace(rows, frame=frame, total=total, used=used, missing=absent)
+    return replace(rows, layout=Layout((), (), (), constants=_constants(model, rows)))
+
+
+def bind_layout(model: Model, rows: Rows) -> Rows:
+    """Lay out the design columns for the categories that occur in complete rows."""
+    categorical = categorical_columns(model, rows.numeric)
+    found = {name: _categories(rows.frame, rows.names[name], name, rows.types[name]) for name in categorical}
+    values = {name: pairs for name, (pairs, _) in found.items()}
+    categories = {name: tuple(pairs) for name, pairs in values.items()}
+    declared = {name: order for name, (_, order) in found.items() if order}
+    return replace(
+        rows, values=values, layout=bind(model, rows.numeric, categories, rows.layout.constants, declared)
+    )  # fmt: skip
 
 
 def prepare(model: Model, data: Any, *, missing: str = "drop") -> Rows:
@@ -161,44 +189,44 @@ def prepare(model: Model, data: Any, *, missing: str = "drop") -> Rows:
     DataError
         Missing columns, an empty table, text where a number is needed, missing values under ``missing="error"``.
     """
-    frame = open_frame(data)
-    schema = dict(frame.collect_schema())
-    _check_columns(model, list(schema))
-    names = {name: f"c{k}" for k, name in enumerate(model.columns)}
-    frame = frame.select(*(nw.col(name).alias(alias) for name, alias in names.items()))
-    frame = _intervals(model, frame, names, schema)
-    numeric = {name: schema[name].is_numeric() for name in names}
-    categorical = categorical_columns(model, numeric)
-    _check_types(model, schema, numeric, categorical)
-
-    frame, total, absent = _drop_missing(frame, names, schema)
-    used = total - absent.pop("", 0)
-    if missing == "error" and absent:
-        raise DataError(f"Missing values: {_counts(absent)}. Use missing='drop' to leave these rows out.")
-    if used == 0:
-        raise DataError("The table has no rows." if total == 0 else f"No complete row is left: {_counts(absent)}.")
-
-    found = {name: _categories(frame, names[name], name, schema[name]) for name in categorical}
-    values = {name: pairs for name, (pairs, _) in found.items()}
-    rows = Rows(frame, names, Layout((), (), ()), values, total, used, absent)
-    constants = _constants(model, rows)
-    categories = {name: tuple(pairs) for name, pairs in values.items()}
-    layout = bind(model, numeric, categories, constants, {n: order for n, (_, order) in found.items() if order})
-    return Rows(frame, names, layout, values, total, used, absent)
+    return bind_layout(model, drop_incomplete(model, find_columns(model, data), missing=missing))
 
 
 def collect(frame: Frame) -> nw.DataFrame[Any]:
-    """The frame in memory. Raises DataError where a file turns out broken only when it is read."""
+    """The frame in memory. Raises DataError where a file or a query turns out broken only when it is read."""
     if not isinstance(frame, nw.LazyFrame):
         return frame
-    if not frame.implementation.is_duckdb():
-        return frame.collect()
-    import duckdb
+    kind = frame.implementation
+    # pandas, since by default DuckDB and Spark are collected by way of PyArrow, which need not be installed
+    options: dict[str, Any] = {"backend": "pandas"} if kind.is_duckdb() or kind.is_pyspark() else {}
+    if kind.is_polars():
+        options["engine"] = "streaming"  # in bounded memory, whatever the number of rows
+    try:
+        return frame.collect(**options)
+    except _reading_errors(kind) as error:
+        raise DataError(f"The data cannot be read: {_reason(error)}") from error
 
-    try:  # pandas, since by default DuckDB is collected by way of PyArrow, which need not be installed
-        return frame.collect("pandas")
-    except duckdb.Error as error:
-        raise DataError(f"The data cannot be read: {str(error).strip()}") from error
+
+def _reading_errors(kind: nw.Implementation) -> tuple[type[Exception], ...]:
+    """What an engine raises for data it cannot read; all of these engines are imported by the frame's owner."""
+    if kind.is_duckdb():
+        import duckdb
+
+        return (duckdb.Error,)
+    if kind.is_polars():
+        import polars.exceptions
+
+        return (polars.exceptions.PolarsError, nw.exceptions.NarwhalsError, OSError)
+    if kind.is_pyspark() or kind.is_pyspark_connect():
+        import pyspark.errors
+
+        return (pyspark.errors.PySparkException, nw.exceptions.NarwhalsError)
+    return (OSError, ValueError, nw.exceptions.NarwhalsError)  # Dask raises what its readers do
+
+
+def _reason(error: Exception) -> str:
+    """The first lines of an engine's message: Spark's are followed by a query plan and a Java trace."""
+    return " ".join(str(error).strip().split("\n\n")[0].splitlines()[:5])[:500]
 
 
 def aggregate(frame: Frame, expressions: Mapping[str, nw.Expr]) -> dict[str, Any]:
@@ -285,32 +313,46 @@ def _counts(absent: Mapping[str, int]) -> str:
 
 def _categories(frame: Frame, alias: str, name: str, dtype: Any) -> tuple[dict[Any, Any], tuple[Any, ...]]:
     """({label: value} of the categories that occur, the type's own order or nothing); sorted where it has none."""
-    import pandas as pd
-
     found = collect(frame.select(alias).unique())[alias]
     values = [value for value in found.to_list() if value is not None]
-    if len(values) > MAX_CATEGORIES:
+    pairs = dict(zip(plain_labels(name, values), values, strict=True))
+    labels, declared = _in_order(name, dtype, list(pairs), _own_order(frame, alias, dtype))
+    return {label: pairs[label] for label in labels}, declared
+
+
+def ordered_categories(rows: Rows, name: str, found: list[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """(labels that occur, in order; the order of the column's type, or nothing). Sorted where the type has none."""
+    return _in_order(name, rows.types[name], found, _own_order(rows.frame, rows.names[name], rows.types[name]))
+
+
+def _in_order(name: str, dtype: Any, found: list[Any], own: list[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    if len(found) > MAX_CATEGORIES:
         raise DataError(
-            f"Column {name!r} ({dtype}) enters the formula as categories and has {len(values)} of them. "
+            f"Column {name!r} ({dtype}) enters the formula as categories and has {len(found)} of them. "
             + NUMERIC_HINT.format(name=name)
         )
-    order: list[Any] = []
+    declared = tuple(plain_labels(name, own))
+    complete = set(declared) >= set(found)
+    return tuple([label for label in declared if label in set(found)] if complete else sorted(found)), declared
+
+
+def _own_order(frame: Frame, alias: str, dtype: Any) -> list[Any]:
+    """Categories in the order of the column's type, where that order is the user's."""
     if isinstance(dtype, nw.Enum):
-        order = list(dtype.categories)
-    elif isinstance(dtype, nw.Categorical):
-        # Only pandas' categories have an order of the user's; elsewhere it is the accident of first appearance.
-        native = found.to_native()
-        order = list(native.cat.categories) if isinstance(native, pd.Series) else []
-    pairs = dict(zip(plain_labels(name, values), values, strict=True))
-    declared = tuple(plain_labels(name, order))
-    labels = [label for label in declared if label in pairs] if set(declared) >= set(pairs) else sorted(pairs)
-    return {label: pairs[label] for label in labels}, declared
+        return list(dtype.categories)
+    if not isinstance(dtype, nw.Categorical):
+        return []
+    # Only pandas' and Dask's categories have such an order; elsewhere it is the accident of first appearance.
+    native: Any = nw.to_native(frame)
+    if frame.implementation.is_dask():
+        native = native._meta
+        return list(native[alias].cat.categories) if native[alias].cat.known else []
+    return list(native[alias].cat.categories) if frame.implementation.is_pandas() else []
 
 
 def _constants(model: Model, rows: Rows) -> dict[Node, tuple[float, float]]:
     """Mean and standard deviation (divisor n) behind every `center` and `scale`."""
-    terms = [*model.terms.common, *(effect for group in model.terms.groups for effect in group.effects)]
-    nodes = dict.fromkeys(node for term in terms for factor in term.factors for node in factor.node.stateful())
+    nodes = stateful(model)
     arguments = {f"a{k}": compile_expression(node.children[0], rows.number, {}) for k, node in enumerate(nodes)}
     means = aggregate(rows.frame, {name: argument.mean() for name, argument in arguments.items()})
     spreads = aggregate(rows.frame, {k: ((a - means[k]) * (a - means[k])).mean() for k, a in arguments.items()})

@@ -15,15 +15,16 @@ Codes = NDArray[np.int64]
 
 
 def factorize(column: nw.Series[Any], name: str) -> tuple[Codes, list[Any]]:
-    """(code per row, sorted distinct labels); `name` is what the user calls the column."""
+    """(code per row, -1 where it is missing, sorted distinct labels); `name` is what the user calls the column."""
     import pandas as pd
 
     native = column.to_native()
     codes, unique = pd.factorize(native if isinstance(native, pd.Series) else column.to_numpy())
-    labels = plain_labels(name, list(unique))
+    labels = plain_labels(name, unique.tolist() if isinstance(unique, np.ndarray | pd.Index) else list(unique))
     order = sorted(range(len(labels)), key=labels.__getitem__)
-    rank = np.empty(len(labels), dtype=np.int64)
+    rank = np.empty(len(labels) + 1, dtype=np.int64)
     rank[order] = np.arange(len(labels))
+    rank[-1] = -1  # pandas' code of what is missing stays -1, and never becomes the last group
     return rank[codes], [labels[k] for k in order]
 
 
@@ -38,10 +39,21 @@ def combine(coded: list[tuple[Codes, list[Any]]], rows: int) -> tuple[Codes, Cod
         if size * max(len(labels), 1) > 2**62:  # renumber before the product overflows
             cell, size = np.asarray(pd.factorize(cell, sort=True)[0], dtype=np.int64), rows
         cell, size = cell * len(labels) + codes, size * len(labels)
-    cell = np.asarray(pd.factorize(cell, sort=True)[0], dtype=np.int64)
-    first = np.empty(int(cell.max()) + 1, dtype=np.int64)
+    cell, cells = _renumber(cell, size, rows)
+    first = np.empty(cells, dtype=np.int64)
     first[cell[::-1]] = np.arange(rows - 1, -1, -1)
     return cell, np.stack([codes[first] for codes, _ in coded], axis=1)
+
+
+def _renumber(cell: Codes, size: int, rows: int) -> tuple[Codes, int]:
+    """(the same numbers without gaps, in the same order; how many there are)."""
+    import pandas as pd
+
+    if size <= 4 * rows:  # a table of all of them is smaller than sorting the rows
+        occurs = np.bincount(cell, minlength=size) > 0
+        return (np.cumsum(occurs) - 1)[cell], int(occurs.sum())
+    codes, unique = pd.factorize(cell, sort=True)
+    return np.asarray(codes, dtype=np.int64), len(unique)
 
 
 def joined_labels(members: Sequence[tuple[Any, ...]]) -> list[Any]:

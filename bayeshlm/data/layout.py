@@ -123,6 +123,21 @@ def numeric_columns(model: Model, layout: Layout) -> dict[str, bool]:
     return {name: name not in layout.categories or name in bare for name in model.columns}
 
 
+def stateful(model: Model) -> list[Node]:
+    """Every `center` and `scale` of the formula, once, in order of appearance."""
+    return list(dict.fromkeys(n for term in _all_terms(model) for f in term.factors for n in f.node.stateful()))
+
+
+def numeric_products(model: Model, numeric: Mapping[str, bool]) -> list[tuple[Node, ...]]:
+    """The numeric parts of all design columns (`Column.numeric`), each product of expressions once."""
+    products: dict[frozenset[Node], tuple[Node, ...]] = {}
+    for term in _all_terms(model):
+        nodes = tuple(factor.node for factor in term.factors if _category(factor, numeric) is None)
+        if nodes:
+            products.setdefault(frozenset(nodes), nodes)
+    return list(products.values())
+
+
 def bind(
     model: Model,
     numeric: Mapping[str, bool],

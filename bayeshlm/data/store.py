@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeshlm.data.layout import bind, numeric_columns
+from bayeshlm.data.layout import bind, numeric_columns, stateful
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError
-from bayeshlm.spec.expressions import Node
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
         raise DataError("These are not bayeshlm statistics: their attributes are missing.") from error
     numeric = {name: name in record["numeric"] for name in model.columns}
     categories = {name: tuple(values) for name, values in record["categories"]}
-    nodes = dict.fromkeys(_stateful(model))
+    nodes = stateful(model)
     constants = {node: (mean, sd) for node, (mean, sd) in zip(nodes, record["constants"], strict=True)}
     declared = {name: tuple(values) for name, values in record["declared"]}
     layout = bind(model, numeric, categories, constants, declared)
@@ -77,8 +76,3 @@ def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
         model, layout, tuple(members), codes, count, weight, mean, scatter, shift, record["total_rows"], record["rows"],
         record["missing"], log_weights, jacobians, residual,
     )  # fmt: skip
-
-
-def _stateful(model: Model) -> list[Node]:
-    terms = [*model.terms.common, *(effect for group in model.terms.groups for effect in group.effects)]
-    return [node for term in terms for factor in term.factors for node in factor.node.stateful()]

@@ -11,9 +11,10 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.data.cells import row_weight
 from bayeshlm.data.frames import Rows, collect
 from bayeshlm.data.groups import combine, factorize
-from bayeshlm.data.statistics import Statistics, complete_rows, moments, row_weight
+from bayeshlm.data.statistics import Statistics, complete_rows, moments
 from bayeshlm.data.support import STATUSES, status
 from bayeshlm.spec.model import Model
 
