@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.data.cells import pool
 from bayeshlm.data.groups import combine, sorted_members
 from bayeshlm.data.layout import Indicator, Layout, bind, numeric_columns
 from bayeshlm.data.statistics import Statistics
@@ -54,14 +55,13 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     mean = np.concatenate([a.mean, b.mean + (b.shift - a.shift)])
     weight = np.concatenate([a.weight, b.weight])
     scatter = np.concatenate([a.scatter, b.scatter])
-    joint_weight, joint_mean, joint_scatter = _chan(cell, len(codes), weight, mean, scatter)
+    joint_weight, joint_mean, joint_scatter = pool(cell, len(codes), weight, mean, scatter)
     return Statistics(
         a.model, layout, tuple(members), codes, np.bincount(cell, np.concatenate([a.count, b.count]), len(codes)),
         joint_weight, joint_mean, joint_scatter, a.shift, a.total_rows + b.total_rows, a.rows + b.rows,
         {k: a.missing.get(k, 0) + b.missing.get(k, 0) for k in {**a.missing, **b.missing}},
-        *(np.bincount(cell, np.concatenate(pair), len(codes)) for pair in (
-            (a.log_weights, b.log_weights), (a.jacobians, b.jacobians)
-        )), residual,
+        np.bincount(cell, np.concatenate([a.log_weights, b.log_weights]), len(codes)),
+        np.bincount(cell, np.concatenate([a.jacobians, b.jacobians]), len(codes)), residual,
     )  # fmt: skip
 
 
@@ -118,9 +118,11 @@ def reexpress(statistics: Statistics, layout: Layout) -> Statistics:
     linear[:-1, :-1] = table[1:, 1:]
     linear[-1, -1] = 1.0  # the response stays
     constant = np.append(table[1:, 0], 0.0)
-    residual, old, new = statistics.residual, statistics.layout.residual, layout.residual
-    if old is not None and new is not None:
-        residual = np.array([new.labels.index(label) for label in old.labels])[residual]
+    residual = statistics.residual
+    if statistics.layout.residual is not None and layout.residual is not None:
+        residual = np.array([layout.residual.labels.index(label) for label in statistics.layout.residual.labels])[
+            residual
+        ]
     return dataclasses.replace(
         statistics, layout=layout, mean=statistics.mean @ linear.T, shift=linear @ statistics.shift + constant,
         scatter=linear @ statistics.scatter @ linear.T, residual=residual,
@@ -167,15 +169,3 @@ def _one_type(left: Members, right: Members, keys: Sequence[str]) -> tuple[Membe
         return tuple(tuple(str(v) if t else v for v, t in zip(label, texts, strict=True)) for label in part)
 
     return as_text(left), as_text(right)
-
-
-def _chan(cell: Codes, cells: int, weight: Array, mean: Array, scatter: Array) -> tuple[Array, Array, Array]:
-    """Pool parts that fall into the same cell: weights add, scatters add plus the spread of the parts' means."""
-    joint_weight = np.bincount(cell, weight, cells)
-    joint_mean = np.zeros((cells, mean.shape[1]))
-    np.add.at(joint_mean, cell, weight[:, None] * mean)
-    joint_mean /= joint_weight[:, None]
-    deviation = mean - joint_mean[cell]
-    joint_scatter = np.zeros((cells, *scatter.shape[1:]))
-    np.add.at(joint_scatter, cell, scatter + weight[:, None, None] * deviation[:, :, None] * deviation[:, None, :])
-    return joint_weight, joint_mean, joint_scatter

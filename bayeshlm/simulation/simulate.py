@@ -223,10 +223,9 @@ def _draw_truth(model: Model, rows: Rows, params: dict[str, Any], rng: np.random
                 truth[block.name] = ((level.name,), effects[0])
             for effect, column in zip(effects, block.columns, strict=True):
                 predictor += effect[code] * values[column]
-    spread = layout.residual
     for name, _ in model.extra:
-        varies = name == "sigma" and spread is not None
-        parameter(name, spread.labels if varies else (), spread.dim if varies else "")
+        spread = layout.residual if name == "sigma" else None
+        parameter(name, () if spread is None else spread.labels, "" if spread is None else spread.dim)
     return xr.Dataset(truth, coords=coords), predictor
 
 
