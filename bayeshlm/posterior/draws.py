@@ -33,12 +33,15 @@ class GroupValues:
     draws : (draws, groups)
     baseline : str
         What the values are relative to, in words.
+    base : (draws,)
+        Linear predictor of that baseline at the means of the columns, without offset.
     """
 
     name: str
     labels: list[Any]
     draws: Array
     baseline: str
+    base: Array
 
 
 def model_of(posterior: xr.DataTree) -> Model:
@@ -164,7 +167,8 @@ def _level_values(posterior: xr.DataTree, statistics: Statistics, level: Level, 
         if other is not level:
             above.append(other.name)
     baseline = "the average group" + (f", effects of {listed(above)} included" if above else "")
-    return GroupValues(level.name, statistics.labels(index), total, baseline)
+    base = common_draws(posterior, statistics.layout) @ means[list(statistics.layout.common_columns)]
+    return GroupValues(level.name, statistics.labels(index), total, baseline, base)
 
 
 def _at_means(posterior: xr.DataTree, block: Block, means: Array) -> Any:
@@ -187,9 +191,14 @@ def _uses(statistics: Statistics, name: str) -> bool:
 
 def _factor_values(posterior: xr.DataTree, statistics: Statistics, name: str, means: Array) -> GroupValues:
     categories = list(statistics.layout.categories[name])
-    total = common_draws(posterior, statistics.layout) @ factor_weights(statistics, name, means)
+    layout = statistics.layout
+    common = common_draws(posterior, layout)
+    total = common @ factor_weights(statistics, name, means)
     relative = total - total[:, :1]
-    return GroupValues(name, [_label(category) for category in categories], relative, f"{name} {categories[0]}")
+    elsewhere = [all(n != name for n, _ in layout.columns[k].indicators) for k in layout.common_columns]
+    base = common @ (means[list(layout.common_columns)] * np.array(elsewhere)) + total[:, 0]
+    labels = [_label(category) for category in categories]
+    return GroupValues(name, labels, relative, f"{name} {categories[0]}", base)
 
 
 def factor_weights(statistics: Statistics, name: str, means: Array) -> Array:
