@@ -172,23 +172,24 @@ def write(terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, repor
 def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, comparisons: Sequence[Comparison]) -> None:
     """Convergence, decisions, and the parameters behind them."""
     from bayeshlm.posterior.draws import model_of
-    from bayeshlm.posterior.summarize import summarize
+    from bayeshlm.posterior.summarize import residual_note, summarize
 
     model: Model = model_of(posterior)
     terminal.status(found.status, found.to_text())
     for comparison in comparisons:
         decision(terminal, comparison)
     summary = summarize(without_groups(posterior))
-    scale = (
-        "On the log scale, where effects add: exp(effect) multiplies the outcome."
-        if model.family_spec.log_response
-        else ""
-    )
-    for kind, title in (("common effect", "Common effects"), ("variance component", "Variance components")):
+    scale = {
+        "identity": "",
+        "log": "On the log scale, where effects add: exp(effect) multiplies the outcome.",
+        "logit": "On the scale of log odds, where effects add: exp(effect) multiplies the odds.",
+    }[model.family_spec.link]
+    kinds = (("common effect", "Common effects"), ("variance component", "Variance components"), ("shape", "Shapes"))
+    for kind, title in kinds:
         if (summary["kind"] == kind).any():
-            terminal.grid(tables.parameters(summary, kind, title, scale))
+            terminal.grid(tables.parameters(summary, kind, title, "" if kind == "shape" else scale))
     if (summary["kind"] == "derived").any():
-        terminal.grid(tables.parameters(summary, "derived", "Shares of variance"))
+        terminal.grid(tables.parameters(summary, "derived", "Shares of variance", residual_note(model)))
     if not comparisons:
         levels = [group.level_name for group in model.terms.groups]
         if levels:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bayeshlm.cli.terminal import Grid
+from bayeshlm.posterior.compare import spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,17 +42,19 @@ def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
     """Groups, the best first; with `truth` (multipliers or differences) also the true values."""
     order = found.table.sort_values("expected_loss")
     top = order.head(SHOWN_GROUPS)
-    ratio = found.effect == "multiplier"
     places = min(
         (decimals(u - low, digits=3) for low, u in zip(top["lower"], top["upper"], strict=True) if u > low), default=3
     )
     figures = [aligned([fixed(v, places) for v in top[column]]) for column in (found.effect, "lower", "upper")]
     figures.append([percent(p) for p in top["p_best"]])
-    if ratio:
+    if found.multiplicative:  # of the outcome; with odds, of probability
         figures.append([f"{100 * loss:.2f} %" for loss in top["expected_loss"]])
     else:
         figures.append(aligned([fixed(loss, places) for loss in top["expected_loss"]]))
-    columns = [found.by, found.effect, _interval(found.prob), "to", "P(best)", "loss"]
+    columns = [found.by, spelled(found.effect), _interval(found.prob), "to", "P(best)", "loss"]
+    if "probability" in top:
+        columns.append("probability")
+        figures.append([percent(p) for p in top["probability"]])
     if truth is not None:
         true = [float(truth.sel({found.by: label})) for label in top.index]
         columns += ["truth", "inside"]
@@ -59,7 +62,8 @@ def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
         inside = zip(top["lower"], true, top["upper"], strict=True)
         figures.append(["yes" if low <= v <= u else "no" for low, v, u in inside])
     rest = f" {len(order) - len(top):,} more groups are not shown." if len(order) > len(top) else ""
-    note = f"{found.effect.capitalize()} relative to {found.baseline}; loss: expected, if this group is chosen.{rest}"
+    effect = spelled(found.effect).capitalize()
+    note = f"{effect} relative to {found.baseline}; loss: expected, if this group is chosen.{rest}"
     names = [str(label) for label in top.index]
     return Grid("", tuple(columns), tuple(zip(names, *figures, strict=True)), note, frozenset({0}))
 
@@ -68,22 +72,21 @@ def contrasts(found: Comparison) -> Grid:
     """The best group against each other one, the strongest rival first."""
     rivals = found.table.drop(found.best).sort_values("expected_loss").head(SHOWN_GROUPS).index
     pairs = [found.pair(found.best, rival) for rival in rivals]
-    contrast = "ratio" if "ratio" in found.pairs.columns else "difference"
+    contrast = found.contrast
     places = _places((p["lower"], p["upper"]) for p in pairs)
     figures = [aligned([fixed(p[column], places) for p in pairs]) for column in (contrast, "lower", "upper")]
     figures += [[percent(p["p_greater"]) for p in pairs], [percent(p["p_rope"]) for p in pairs]]
     low, high = found.rope
     columns = (
         f"{found.best} against",
-        contrast,
+        spelled(contrast),
         _interval(found.prob),
         "to",
         "P(greater)",
         "P(equal)",
     )
-    note = (
-        f"P(equal): probability that the {contrast} lies between {low:.3g} and {high:.3g}, practically no difference."
-    )
+    between = f"between {low:.3g} and {high:.3g}"
+    note = f"P(equal): probability that the {spelled(contrast)} lies {between}, practically no difference."
     return Grid("", columns, tuple(zip([str(rival) for rival in rivals], *figures, strict=True)), note)
 
 

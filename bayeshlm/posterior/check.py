@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.posterior.draws import common_draws, flat, model_of, new_effects, statistics_of
+from bayeshlm.posterior.naive import row_analysis
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,7 +67,7 @@ def check_group_means(posterior: xr.DataTree, *, random_seed: int = 0) -> GroupM
     Returns
     -------
     GroupMeanCheck or None
-        None for a model without levels.
+        None for a model without levels, and for responses whose group means the statistics do not replicate.
 
     Notes
     -----
@@ -76,7 +77,7 @@ def check_group_means(posterior: xr.DataTree, *, random_seed: int = 0) -> GroupM
     """
     statistics = statistics_of(posterior)
     levels = statistics.layout.levels
-    if not levels:
+    if not levels or not row_analysis(statistics.model):
         return None
     log = model_of(posterior).family_spec.log_response
     innermost = max(range(len(levels)), key=lambda k: len(statistics.members[k]))

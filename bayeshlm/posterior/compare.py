@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.draws import GroupValues, group_values, mean_residual_variance, model_of, statistics_of
+from bayeshlm.spec.families import Family
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ Array = NDArray[np.float64]
 ALL_PAIRS = 60  # beyond so many groups only pairs with the best one are listed
 ROPE_RATIO = 1.01  # ratios within 1 % count as practically equal
 ROPE_SHARE = 0.1  # differences within 0.1 residual standard deviations, after Kruschke (2018), AMPPS 1(2)
+ROPE_ODDS = math.exp(ROPE_SHARE * math.pi / math.sqrt(3))  # the same of log odds, whose latent residual is logistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,13 @@ class Comparison:
     by : str
         Level or categorical common effect.
     table : pandas.DataFrame
-        Indexed by group: `multiplier` (lognormal; posterior median) or `difference`, `lower`, `upper`, `p_best`,
-        `expected_loss` (mean of how far the group is from the best one, in units of the first column).
+        Indexed by group: `multiplier` (where effects multiply; posterior median), `odds_multiplier` (log odds) or
+        `difference`, `lower`, `upper`, `p_best`, `expected_loss`: mean of how far the group is from the best one, in
+        units of the first column. With log odds the loss is one of probability, and a last column `probability`
+        (median) says what the odds mean at the averages of all other columns.
     pairs : pandas.DataFrame
-        `a`, `b`, `ratio` or `difference` (a against b), `lower`, `upper`, `p_greater` (P(a > b)), `p_rope`.
-        All pairs for up to 60 groups, else the best group against each other one.
+        `a`, `b`, `ratio`, `odds_ratio` or `difference` (a against b), `lower`, `upper`, `p_greater` (P(a > b)),
+        `p_rope`. All pairs for up to 60 groups, else the best group against each other one.
     best : label
         The group with the smallest expected loss.
     rope : (float, float)
@@ -63,8 +67,26 @@ class Comparison:
 
     @property
     def effect(self) -> str:
-        """`multiplier` or `difference`."""
+        """`multiplier`, `odds_multiplier` or `difference`."""
         return str(self.table.columns[0])
+
+    @property
+    def contrast(self) -> str:
+        """`ratio`, `odds_ratio` or `difference`."""
+        return str(self.pairs.columns[2])
+
+    @property
+    def multiplicative(self) -> bool:
+        """Whether no difference is 1, and not 0."""
+        return self.effect != "difference"
+
+    def loss_text(self, loss: float) -> str:
+        """An expected loss with its unit."""
+        if self.effect == "odds_multiplier":
+            return f"{_small(loss * 100)} percentage points of probability"
+        return (
+            f"{_small(loss * 100)} % of the outcome" if self.multiplicative else f"{_small(loss)} units of the outcome"
+        )
 
     @property
     def runner_up(self) -> Any:
@@ -73,7 +95,7 @@ class Comparison:
 
     def pair(self, a: Any, b: Any) -> dict[str, float]:
         """The contrast of `a` against `b`, whichever way round `pairs` lists it."""
-        contrast = str(self.pairs.columns[2])
+        contrast = self.contrast
         listed = self.pairs[
             ((self.pairs["a"] == a) & (self.pairs["b"] == b)) | ((self.pairs["a"] == b) & (self.pairs["b"] == a))
         ]
@@ -82,7 +104,7 @@ class Comparison:
         row = listed.iloc[0]
         if row["a"] == a:
             return {k: float(row[k]) for k in (contrast, "lower", "upper", "p_greater", "p_rope")}
-        turned = {k: 1 / float(row[k]) if contrast == "ratio" else -float(row[k]) for k in (contrast, "lower", "upper")}
+        turned = {k: 1 / float(row[k]) if self.multiplicative else -float(row[k]) for k in (contrast, "lower", "upper")}
         return {
             contrast: turned[contrast], "lower": turned["upper"], "upper": turned["lower"],
             "p_greater": 1 - float(row["p_greater"]), "p_rope": float(row["p_rope"]),
@@ -92,17 +114,14 @@ class Comparison:
         """The decision in one or two sentences."""
         row = self.table.loc[self.best]
         rival = self.pair(self.best, self.runner_up)
-        if "ratio" in rival:
-            middle, lower, upper = (_percent(rival[k]) for k in ("ratio", "lower", "upper"))
-            loss = f"{_small(row['expected_loss'] * 100)} % of the outcome"
-        else:
-            middle, lower, upper = (f"{rival[k]:+.3g}" for k in ("difference", "lower", "upper"))
-            loss = f"{_small(row['expected_loss'])} in units of the outcome"
-        contrast = f"{middle} against {self.runner_up} ({self.prob * 100:g} % interval {lower} to {upper})"
+        shown = _percent if self.multiplicative else "{:+.3g}".format
+        middle, lower, upper = (shown(rival[k]) for k in (self.contrast, "lower", "upper"))
+        odds = "Odds " if self.effect == "odds_multiplier" else ""
+        contrast = f"{odds}{middle} against {self.runner_up} ({self.prob * 100:g} % interval {lower} to {upper})"
         warning = "" if self.status != "FAIL" else "THE FIT DID NOT CONVERGE: do not use these numbers. "
         return (
             f"{warning}Choose {self.by} {self.best}: it is the best with probability {_probability(row['p_best'])}. "
-            f"{contrast}. Expected loss if this choice is wrong: {loss}."
+            f"{contrast}. Expected loss if this choice is wrong: {self.loss_text(row['expected_loss'])}."
         )
 
     def to_text(self) -> str:
@@ -116,7 +135,7 @@ class Comparison:
             else self.pairs[(self.pairs["a"] == self.best) | (self.pairs["b"] == self.best)]
         )
         return (
-            f"{note}{self.verdict()}\n\n{self.by}, {self.effect} relative to {self.baseline}\n"
+            f"{note}{self.verdict()}\n\n{self.by}, {spelled(self.effect)} relative to {self.baseline}\n"
             f"{order.head(20).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
             f"Pairs (practically equal: {low:.4g} to {high:.4g})\n"
             f"{pairs.head(20).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
@@ -141,8 +160,8 @@ def compare(
         it is nested in; or a categorical common effect (`cltype`). Slopes and interactions are taken at the means of
         their columns.
     rope : (float, float), optional
-        Region of practical equivalence for ratios (lognormal) or differences. Default: ratios within 1 %, differences
-        within 0.1 residual standard deviations.
+        Region of practical equivalence for ratios, odds ratios or differences. Default: ratios within 1 %, differences
+        within 0.1 residual standard deviations (of log odds: of the standard logistic, odds ratios 0.83 to 1.20).
     prob : float
         Probability of the equal-tailed intervals.
     maximize : bool
@@ -166,25 +185,28 @@ def compare(
             f"The draws of {values.name!r} hold values that are not finite: there is nothing to compare. See diagnose."
         )
     if rope is None:
-        rope = (1 / ROPE_RATIO, ROPE_RATIO) if family.log_response else _rope_difference(posterior)
+        edge = ROPE_ODDS if family.link == "logit" else ROPE_RATIO
+        rope = (1 / edge, edge) if family.multiplicative else _rope_difference(posterior)
     low, high = (float(edge) for edge in rope)
-    neutral = 1.0 if family.log_response else 0.0
-    if not (low <= neutral <= high) or (family.log_response and low <= 0):
-        raise DataError(
-            f"rope={rope!r} must contain {neutral:g} ({family.contrast}s){' and be positive' * family.log_response}."
-        )
-    return _compare(values, family.log_response, (low, high), prob, maximize, str(posterior.attrs.get("status", "")))
+    neutral = 1.0 if family.multiplicative else 0.0
+    if not (low <= neutral <= high) or (family.multiplicative and low <= 0):
+        positive = " and be positive" if family.multiplicative else ""
+        raise DataError(f"rope={rope!r} must contain {neutral:g} ({spelled(family.contrast)}s){positive}.")
+    return _compare(values, family, (low, high), prob, maximize, str(posterior.attrs.get("status", "")))
 
 
 def _compare(
-    values: GroupValues, log: bool, rope: tuple[float, float], prob: float, maximize: bool, status: str
+    values: GroupValues, family: Family, rope: tuple[float, float], prob: float, maximize: bool, status: str
 ) -> Comparison:
     import pandas as pd
+    from scipy.special import expit
 
-    draws, labels = values.draws, values.labels
+    draws, labels, log = values.draws, values.labels, family.multiplicative
     tails = [0.5, (1 - prob) / 2, (1 + prob) / 2]
     shown = np.exp(draws) if log else draws
-    signed = shown if maximize else -shown
+    # What is lost is what counts: successes, not odds.
+    worth = expit(values.base[:, None] + draws) if family.link == "logit" else shown
+    signed = worth if maximize else -worth
     top = signed.max(axis=1, keepdims=True)
     loss = (top - signed).mean(axis=0)
     ties = signed == top
@@ -192,11 +214,13 @@ def _compare(
     middle, lower, upper = np.quantile(shown, tails, axis=0)
     table = pd.DataFrame(
         {
-            "multiplier" if log else "difference": middle, "lower": lower, "upper": upper, "p_best": p_best,
+            family.effect: middle, "lower": lower, "upper": upper, "p_best": p_best,
             "expected_loss": loss,
         },
         index=pd.Index(labels, name=values.name),
     )  # fmt: skip
+    if family.link == "logit":
+        table["probability"] = np.median(worth, axis=0)
     best = int(np.argmin(loss))
     indices = range(len(labels))
     couples = (
@@ -211,9 +235,14 @@ def _compare(
         greater = (draws[:, a] > draws[:, b]).mean() + 0.5 * (draws[:, a] == draws[:, b]).mean()
         inside = ((contrast >= rope[0]) & (contrast <= rope[1])).mean()
         rows.append((labels[a], labels[b], mid, low, high, greater, inside))
-    columns = ["a", "b", "ratio" if log else "difference", "lower", "upper", "p_greater", "p_rope"]
+    columns = ["a", "b", family.contrast, "lower", "upper", "p_greater", "p_rope"]
     pairs = pd.DataFrame(rows, columns=columns)
     return Comparison(values.name, table, pairs, labels[best], rope, prob, maximize, values.baseline, status)
+
+
+def spelled(name: str) -> str:
+    """A column's name in words: odds ratio, for `odds_ratio`."""
+    return name.replace("_", " ")
 
 
 def check_prob(prob: float) -> None:

@@ -35,12 +35,15 @@ class GroupValues:
     draws : (draws, groups)
     baseline : str
         What the values are relative to, in words.
+    base : (draws,)
+        Linear predictor of that baseline at the means of the columns, without offset.
     """
 
     name: str
     labels: list[Any]
     draws: Array
     baseline: str
+    base: Array
 
 
 def model_of(posterior: xr.DataTree) -> Model:
@@ -105,9 +108,15 @@ def scalars(posterior: xr.DataTree, name: str) -> list[tuple[Any, Array]]:
 
 def common_draws(posterior: xr.DataTree, layout: Layout) -> Array:
     """(draws, p) of the common effects, in the order of the layout's common columns."""
-    draws = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
-    parts = [flat(posterior, block.name).reshape(draws, -1) for block in layout.common]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((draws, 0))
+    if not layout.common:
+        return np.zeros((dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"], 0))
+    return _common(lambda name: flat(posterior, name), layout)
+
+
+def _common(draws: Lookup, layout: Layout) -> Array:
+    """As `common_draws`; (1, 0) where there are none."""
+    found = [draws(block.name) for block in layout.common]
+    return np.concatenate([values.reshape(len(values), -1) for values in found] or [np.zeros((1, 0))], axis=1)
 
 
 def new_effects(
@@ -190,7 +199,8 @@ def _level_values(draws: Lookup, statistics: Statistics, level: Level, means: Ar
         if other is not level:
             above.append(other.name)
     baseline = "the average group" + (f", effects of {listed(above)} included" if above else "")
-    return GroupValues(level.name, statistics.labels(index), total, baseline)
+    base = _common(draws, statistics.layout) @ means[list(statistics.layout.common_columns)]
+    return GroupValues(level.name, statistics.labels(index), total, baseline, base)
 
 
 def _at_means(effects: Array, block: Block, means: Array) -> Any:
@@ -212,11 +222,14 @@ def _uses(statistics: Statistics, name: str) -> bool:
 
 def _factor_values(draws: Lookup, statistics: Statistics, name: str, means: Array) -> GroupValues:
     categories = list(statistics.layout.categories[name])
-    found = [draws(block.name) for block in statistics.layout.common]
-    blocks = [values.reshape(len(values), -1) for values in found]
-    total = np.concatenate(blocks, axis=1) @ factor_weights(statistics, name, means)
+    layout = statistics.layout
+    common = _common(draws, layout)
+    total = common @ factor_weights(statistics, name, means)
     relative = total - total[:, :1]
-    return GroupValues(name, [_label(category) for category in categories], relative, f"{name} {categories[0]}")
+    elsewhere = [all(n != name for n, _ in layout.columns[k].indicators) for k in layout.common_columns]
+    base = common @ (means[list(layout.common_columns)] * np.array(elsewhere)) + total[:, 0]
+    labels = [_label(category) for category in categories]
+    return GroupValues(name, labels, relative, f"{name} {categories[0]}", base)
 
 
 def factor_weights(statistics: Statistics, name: str, means: Array) -> Array:

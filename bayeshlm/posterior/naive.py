@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.errors import DataError
 from bayeshlm.posterior.compare import Comparison, compare
 from bayeshlm.posterior.draws import (
     column_means,
@@ -21,6 +22,7 @@ from bayeshlm.posterior.draws import (
     model_of,
     statistics_of,
 )
+from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,9 +122,18 @@ def naive_comparison(posterior: xr.DataTree, by: str, *, prob: float = 0.95) -> 
     Raises
     ------
     DataError
-        As `compare`.
+        As `compare`; and for responses of which least squares is no analysis (see `row_analysis`).
     """
+    model = model_of(posterior)
+    if not row_analysis(model):
+        what = "a censored response" if model.censored is not None else f"a {model.family} response"
+        raise DataError(f"Least squares on rows is no analysis of {what}: there is nothing to set beside this one.")
     return beside(posterior, compare(posterior, by, prob=prob))
+
+
+def row_analysis(model: Model) -> bool:
+    """Whether least squares on rows would be somebody's analysis: of an uncensored gaussian or lognormal response."""
+    return model.family_spec.moments_suffice and model.censored is None
 
 
 def beside(posterior: xr.DataTree, comparison: Comparison) -> NaiveComparison:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import (
     common_draws,
@@ -17,12 +18,14 @@ from bayeshlm.posterior.draws import (
     scalars,
     statistics_of,
 )
+from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 Array = NDArray[np.float64]
+LATENT = "On the latent scale of log odds, whose variance between rows is that of the standard logistic, pi^2 / 3."
 COLUMNS = ("kind", "variable", "label", "mean", "median", "sd", "lower", "upper", "ess_bulk", "rhat")
 
 
@@ -38,10 +41,11 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row a scalar: `kind` (common effect, group effect, variance component, derived), `variable`, `label`
+        A row a scalar: `kind` (common effect, group effect, variance component, shape, derived), `variable`, `label`
         (group or category, None for scalars), `mean`, `median`, `sd`, `lower`, `upper`, `ess_bulk`, `rhat`.
         Derived are the intraclass correlation `ICC` of each level and `R2` (conditional: common and group effects;
-        marginal: common effects alone). Everything is on the scale on which effects add (the log for lognormal).
+        marginal: common effects alone). Everything is on the scale on which effects add (logs, log odds); `ICC` and
+        `R2` with what `residual_note` says, for censored counts not at all.
     """
     import pandas as pd
 
@@ -72,12 +76,12 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
 def kind_of(posterior: xr.DataTree, name: str) -> str:
     """Kind of a variable, for tables."""
     kind = model_of(posterior).parameters.get(name)
-    names = {"coefficient": "common effect", None: "group effect"}
+    names = {"coefficient": "common effect", None: "group effect", "shape": "shape"}
     return names.get(kind, "variance component")
 
 
 def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
-    """(name, label, (draws,)) of ICC per level and of R2, conditional and marginal.
+    """(name, label, (draws,)) of ICC per level and of R2, conditional and marginal; nothing for censored counts.
 
     References
     ----------
@@ -85,6 +89,9 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
     is the mean over rows, tr(S E[zz']) (Johnson 2014, Methods in Ecology and Evolution 5, equation 10).
     """
     statistics = statistics_of(posterior)
+    residual = _residual(posterior, statistics)
+    if residual is None:
+        return []
     weight, mean, scatter = statistics.total()
     moments = np.zeros((len(mean), len(mean)))
     centre = (mean + statistics.shift)[:-1]
@@ -96,10 +103,55 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
     fixed = np.einsum("si,ij,sj->s", slopes, scatter[np.ix_(columns, columns)] / weight, slopes)
     levels = {level.name: _level_variance(posterior, level, moments) for level in statistics.layout.levels}
     grouped = sum(levels.values(), np.zeros(len(fixed)))
-    residual = mean_residual_variance(posterior, statistics)
     out: list[tuple[str, Any, Array]] = [("ICC", name, v / (grouped + residual)) for name, v in levels.items()]
     total = fixed + grouped + residual
     return [*out, ("R2", "conditional", (fixed + grouped) / total), ("R2", "marginal", fixed / total)]
+
+
+def residual_note(model: Model) -> str:
+    """On what scale shares of variance are, and what counts as variation between rows there."""
+    return {
+        "gaussian": "",
+        "lognormal": "On the scale of logs.",
+        "student_t": "The variance between rows is that of the t, infinite (a share of 0 for all else) where nu <= 2.",
+        "cv_normal": "On the scale of logs, to first order: the variance between rows is sigma squared.",
+        "gamma": "On the scale of logs: the variance between rows is trigamma(alpha).",
+        "bernoulli": LATENT,
+        "binomial": LATENT,
+        "poisson": "On the scale of logs: the variance between rows is trigamma of the mean count.",
+        "negative_binomial": "On the scale of logs: the variance between rows is trigamma(1 / (1 / mean + 1 / alpha)).",
+    }[model.family]
+
+
+def _residual(posterior: xr.DataTree, statistics: Statistics) -> Array | None:
+    """(draws,) variance between rows on the scale on which effects add; None where nothing tells it.
+
+    References
+    ----------
+    Nakagawa, Johnson, Schielzeth (2017), table 1 and appendix S1: pi^2 / 3 for logits, trigamma for logs, the mean
+    count taken from the data.
+    """
+    from scipy.special import polygamma
+
+    model = statistics.model
+    weight, mean, _ = statistics.total()
+    share = statistics.rows / weight  # 1 over the mean weight
+    draws = len(common_draws(posterior, statistics.layout))
+    value = {name: flat(posterior, name) for name, _ in model.extra}
+    if model.family_spec.link == "logit":
+        return np.full(draws, np.pi**2 / 3)
+    if model.family_spec.support == "count":
+        if model.censored is not None:  # the mean of what was recorded is not that of the counts
+            return None
+        inverse = np.full(draws, 1 / max(float(mean[-1] + statistics.shift[-1]), np.finfo(float).tiny))
+        return np.asarray(polygamma(1, 1 / (inverse + (1 / value["alpha"] if "alpha" in value else 0.0))))
+    if model.family == "gamma":
+        return np.asarray(polygamma(1, value["alpha"] / share))
+    if model.family == "student_t":
+        nu = value["nu"]
+        wide = np.where(nu > 2, nu / np.where(nu > 2, nu - 2, 1.0), np.inf)
+        return mean_residual_variance(posterior, statistics) * wide
+    return mean_residual_variance(posterior, statistics)
 
 
 def _level_variance(posterior: xr.DataTree, level: Any, moments: Array) -> Array:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.posterior.compare import Comparison
-from bayeshlm.posterior.draws import find_level, flat, group_values, model_of
+from bayeshlm.posterior.compare import Comparison, spelled
+from bayeshlm.posterior.draws import common_draws, find_level, group_values, model_of
 from bayeshlm.posterior.naive import NaiveComparison
 from bayeshlm.report.plots import Forest
 from bayeshlm.report.svg import shortened
@@ -77,7 +77,7 @@ def group_count(statistics: Statistics, level: Level) -> int:
 
 
 def compared_forest(
-    posterior: xr.DataTree, statistics: Statistics, comparison: Comparison, naive: NaiveComparison
+    posterior: xr.DataTree, statistics: Statistics, comparison: Comparison, naive: NaiveComparison | None
 ) -> Forest:
     """The compared groups, best first, exactly as the Comparison's table has them."""
     table = comparison.table
@@ -86,8 +86,11 @@ def compared_forest(
         raw = raw_means(posterior, statistics, level)
     else:
         reference = comparison.table.index[0]
-        neutral = 1.0 if comparison.effect == "multiplier" else 0.0
-        raw = np.array([neutral, *(_against(naive, label, reference) for label in comparison.table.index[1:])])
+        neutral = 1.0 if comparison.multiplicative else 0.0
+        others = list(comparison.table.index[1:])
+        raw = np.full(1 + len(others), np.nan)
+        if naive is not None:
+            raw[:] = [neutral, *(_against(naive, label, reference) for label in others)]
     middle, lower, upper = (table[name].to_numpy() for name in (comparison.effect, "lower", "upper"))
     order = np.argsort(table["expected_loss"].to_numpy(), kind="stable")
     return _forest(
@@ -104,7 +107,8 @@ def level_forest(
     above: Level | None,
 ) -> Forest:
     """The groups of a level, by the order of their parents in `parents` where all are shown."""
-    log = model_of(posterior).family_spec.log_response
+    family = model_of(posterior).family_spec
+    log = family.multiplicative
     values = group_values(posterior, level.name)
     shown = np.exp(values.draws) if log else values.draws
     middle, lower, upper = np.quantile(shown, [0.5, (1 - prob) / 2, (1 + prob) / 2], axis=0)
@@ -119,8 +123,7 @@ def level_forest(
         order = np.lexsort((-middle, place[of_group]))
         breaks = tuple(int(k) + 1 for k in np.flatnonzero(np.diff(place[of_group][order])))
     raw = raw_means(posterior, statistics, level)
-    effect = "multiplier" if log else "difference"
-    rows = _forest(values.labels, middle, lower, upper, raw, order, values.baseline, effect, None)
+    rows = _forest(values.labels, middle, lower, upper, raw, order, values.baseline, family.effect, None)
     return dataclasses.replace(rows, breaks=breaks)
 
 
@@ -132,31 +135,36 @@ def _forest(
     if len(order) > MOST_ROWS:
         half = MOST_ROWS // 2
         order, gap = np.concatenate([order[:half], order[-half:]]), half
-    log = effect == "multiplier"
+    log = effect != "difference"
     return Forest(
-        [labels[k] for k in order], middle[order], lower[order], upper[order], raw[order], effect, baseline,
+        [labels[k] for k in order], middle[order], lower[order], upper[order], raw[order], spelled(effect), baseline,
         1.0 if log else 0.0, log, best, None, gap,
     )  # fmt: skip
 
 
 def raw_means(posterior: xr.DataTree, statistics: Statistics, level: Level) -> Array:
-    """Each group's own mean, less what the common effects (at their posterior means) explain: no pooling."""
+    """Each group's own mean, less what the common effects (at their posterior means) explain: no pooling.
+
+    NaN where a mean of the response is no estimate on the scale on which effects add.
+    """
     index = statistics.layout.levels.index(level)
     groups = len(statistics.members[index])
+    model = statistics.model
+    if not model.family_spec.moments_suffice or model.censored is not None:
+        return np.full(groups, np.nan)
     columns = np.concatenate([np.ones((len(statistics.weight), 1)), statistics.mean + statistics.shift], axis=1)
-    parts = [flat(posterior, block.name).mean(axis=0).ravel() for block in statistics.layout.common]
-    beta = np.concatenate(parts) if parts else np.zeros(0)
+    beta = common_draws(posterior, statistics.layout).mean(axis=0)
     residual = columns[:, -1] - columns[:, list(statistics.layout.common_columns)] @ beta
     of_cell = statistics.codes[:, index]
     mean = np.bincount(of_cell, statistics.weight * residual, groups) / np.bincount(of_cell, statistics.weight, groups)
-    return np.exp(mean) if model_of(posterior).family_spec.log_response else mean
+    return np.exp(mean) if model.family_spec.multiplicative else mean
 
 
 def contrast_forest(comparison: Comparison) -> tuple[Forest, int]:
     """Pairs, most certain first, the likelier better one named first, and how many are left out."""
-    log = comparison.effect == "multiplier"
+    log = comparison.multiplicative
     pairs = shown_pairs(comparison)
-    contrast = "ratio" if log else "difference"
+    contrast = comparison.contrast
     rows, sign = [], "\N{MINUS SIGN}"
     for row in pairs.to_dict("records"):
         a, b = (row["a"], row["b"]) if (row["p_greater"] >= 0.5) == comparison.maximize else (row["b"], row["a"])
@@ -165,7 +173,7 @@ def contrast_forest(comparison: Comparison) -> tuple[Forest, int]:
     kept = rows[:MOST_ROWS]
     middle, lower, upper = (np.array([row[name] for _, row in kept]) for name in (contrast, "lower", "upper"))
     forest = Forest(
-        [label for label, _ in kept], middle, lower, upper, np.full(len(kept), np.nan), contrast, "",
+        [label for label, _ in kept], middle, lower, upper, np.full(len(kept), np.nan), spelled(contrast), "",
         1.0 if log else 0.0, log, None, comparison.rope,
     )  # fmt: skip
     return forest, len(comparison.pairs) - len(kept)

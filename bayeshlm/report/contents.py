@@ -13,14 +13,15 @@ from markupsafe import Markup
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
-from bayeshlm.posterior.compare import Comparison, compare
+from bayeshlm.posterior.compare import Comparison, compare, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import find_level, flat, group_values, model_of, statistics_of
-from bayeshlm.posterior.naive import NaiveComparison, beside
-from bayeshlm.posterior.summarize import summarize
+from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
+from bayeshlm.posterior.summarize import residual_note, summarize
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.svg import style
+from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 PROB = 0.95
 MOST_PANELS = 24
 SEVERITY = ("PASS", "REVIEW", "FAIL")
+LOGS = "Effects add to the log of the response."
+SCALES = {
+    "identity": "", "log": "Effects add to the log of the mean.", "logit": "Effects add to the log odds of success.",
+}  # fmt: skip
 NOT_NUMBERS = "The posterior holds values that are not numbers: nothing can be compared. Fit the model again."
 
 
@@ -57,6 +62,7 @@ class Contents:
     against: Plate | None
     forests: tuple[Plate, ...]
     contrasts: Plate | None
+    scale: str
     components: Table
     ratios: Table
     shares: tuple[tuple[str, float], ...]
@@ -92,7 +98,7 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
     comparison = (
         None if comparison is None or len(comparison.table) < 2 else dataclasses.replace(comparison, status=status)
     )
-    naive = None if comparison is None else beside(posterior, comparison)
+    naive = beside(posterior, comparison) if comparison is not None and row_analysis(model) else None
     summary = _summary(posterior)
     check = check_group_means(posterior, random_seed=0) if numbers else None
     components, ratios, shares = _variance(summary)
@@ -104,10 +110,11 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         status=status, messages=messages, diagnosis=diagnosis, rows=statistics.rows, response=name,
         comparison=comparison, naive=naive,
         groups=None if comparison is None else _groups(comparison),
-        pairs=None if comparison is None or naive is None else _pairs(comparison, naive),
+        pairs=None if comparison is None else _pairs(comparison, naive),
         against=None if comparison is None or naive is None else _against(comparison, naive),
         forests=_forests(posterior, statistics, comparison, naive) if numbers else (),
         contrasts=None if comparison is None else _contrasts(comparison),
+        scale=_scale(model, bool(ratios.rows)),
         components=components, ratios=ratios, shares=shares,
         check=None if check is None else _check(check, name, model.family_spec.log_response),
         check_verdict="" if check is None else _check_verdict(check),
@@ -116,6 +123,12 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,
         provenance=description.provenance(posterior),
     )  # fmt: skip
+
+
+def _scale(model: Model, shares: bool) -> str:
+    """On what scale effects add, and what shares of variance are shares of."""
+    scale = LOGS if model.family_spec.log_response else SCALES[model.family_spec.link]
+    return f"{scale} {residual_note(model) if shares else ''}".strip()
 
 
 def _summary(posterior: xr.DataTree) -> pd.DataFrame:
@@ -132,7 +145,7 @@ def _summary(posterior: xr.DataTree) -> pd.DataFrame:
 def _groups(comparison: Comparison) -> Table:
     table = comparison.table.sort_values("expected_loss", kind="stable")
     shown = table.head(comparing.MOST_ROWS)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             str(label),
             number(row[comparison.effect]),
@@ -144,21 +157,34 @@ def _groups(comparison: Comparison) -> Table:
     ]
     left_out = len(table) - len(shown)
     note = f"{left_out:,} further groups, all with a larger expected loss, are left out." if left_out else ""
-    headers = (comparison.by, comparison.effect, f"{comparison.prob:.0%} interval", "P(best)", "expected loss")
-    return Table(headers, tuple(rows), 1, note)
+    headers = [comparison.by, spelled(comparison.effect), f"{comparison.prob:.0%} interval", "P(best)"]
+    headers.append("expected loss")
+    if "probability" in shown:
+        headers.append("probability")
+        rows = [(*row, number(p, 3)) for row, p in zip(rows, shown["probability"], strict=True)]
+        note = f"The loss is one of probability. {note}".strip()
+    return Table(tuple(headers), tuple(rows), 1, note)
 
 
-def _pairs(comparison: Comparison, naive: NaiveComparison) -> Table:
-    contrast, shown = naive.contrast, comparing.shown_pairs(comparison)
-    naive_rows = naive.pairs.loc[shown.index]
-    rows = [
+def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
+    shown = comparing.shown_pairs(comparison)
+    contrast = spelled(comparison.contrast)
+    rows: list[tuple[str, ...]] = [
         (
-            f"{row['a']} against {row['b']}", number(row[contrast]), interval(row["lower"], row["upper"]),
-            number(row["p_greater"], 3), number(row["p_rope"], 3), number(other["naive"]),
-            interval(other["naive_lower"], other["naive_upper"]) if math.isfinite(other["naive"]) else number(math.nan),
+            f"{row['a']} against {row['b']}", number(row[comparison.contrast]), interval(row["lower"], row["upper"]),
+            number(row["p_greater"], 3), number(row["p_rope"], 3),
         )
-        for row, other in zip(shown.to_dict("records"), naive_rows.to_dict("records"), strict=True)
+        for row in shown.to_dict("records")
     ]  # fmt: skip
+    if naive is not None:
+        beside_rows = [
+            (
+                number(row["naive"]),
+                interval(row["naive_lower"], row["naive_upper"]) if math.isfinite(row["naive"]) else number(math.nan),
+            )
+            for row in naive.pairs.loc[shown.index].to_dict("records")
+        ]
+        rows = [(*row, *others) for row, others in zip(rows, beside_rows, strict=True)]
     low, high = comparison.rope
     kept = rows[: comparing.MOST_ROWS]
     left_out = len(comparison.pairs) - len(kept)
@@ -171,8 +197,7 @@ def _pairs(comparison: Comparison, naive: NaiveComparison) -> Table:
         f"{comparison.prob:.0%} interval",
         "P(first is larger)",
         "P(practically equal)",
-        "rows alone",
-        f"rows alone, {comparison.prob:.0%} interval",
+        *(() if naive is None else ("rows alone", f"rows alone, {comparison.prob:.0%} interval")),
     )
     return Table(headers, tuple(kept), 1, note)
 
@@ -181,7 +206,7 @@ def _against(comparison: Comparison, naive: NaiveComparison) -> Plate | None:
     pair = naive.pair(naive.best, naive.runner_up)
     if not all(math.isfinite(value) for value in pair.values()):
         return None
-    ratio = naive.contrast == "ratio"
+    ratio = comparison.multiplicative
     axis = f"{naive.contrast}, {naive.best} against {naive.runner_up}"
     labels, kinds = ("with the groups", "rows alone"), ("honest", "naive")
     middle, lower, upper = (np.array([pair[f"{kind}{end}"] for kind in kinds]) for end in ("", "_lower", "_upper"))
@@ -199,7 +224,7 @@ def _forests(
 ) -> tuple[Plate, ...]:
     plates = []
     first, level = None, None
-    if comparison is not None and naive is not None:
+    if comparison is not None:
         first = comparing.compared_forest(posterior, statistics, comparison, naive)
         level = find_level(statistics, comparison.by)
         mark = "what the rows alone say" if level is None else "the group's own mean, not pooled"
@@ -220,7 +245,8 @@ def _forests(
 def _forest_plate(rows: plots.Forest, name: str, count: int, prob: float, mark: str, key: str) -> Plate:
     left_out = count - len(rows.labels)
     what = f"{rows.axis} relative to {rows.baseline}"
-    caption = f"Dots and lines: posterior median and {prob:.0%} interval, {what}. Diamonds: {mark}."
+    caption = f"Dots and lines: posterior median and {prob:.0%} interval, {what}."
+    caption += f" Diamonds: {mark}." if np.isfinite(rows.raw).any() else ""
     if left_out:
         caption += (
             f" The {len(rows.labels)} extremes of {count:,} groups: {left_out:,} are left out at the dotted line."
@@ -252,7 +278,7 @@ def _contrasts(comparison: Comparison) -> Plate:
 
 def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
     rows, ratios, shares = [], [], []
-    for row in summary[summary["kind"] == "variance component"].to_dict("records"):
+    for row in summary[summary["kind"].isin(["variance component", "shape"])].to_dict("records"):
         name = parameter_name(row)
         figures = (
             number(row["median"]),
@@ -266,7 +292,8 @@ def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, flo
         ratios.append((name, number(row["median"], 3), interval(row["lower"], row["upper"], 3)))
         if row["variable"] == "ICC":
             shares.append((str(row["label"]), float(row["mean"])))
-    shares.append(("within groups", 1 - sum(share for _, share in shares)))
+    if ratios:
+        shares.append(("within groups", 1 - sum(share for _, share in shares)))
     headers = ("component", "posterior median", f"{PROB:.0%} interval", "effective draws", "R-hat")
     known = shares if len(shares) > 1 and all(math.isfinite(share) for _, share in shares) else []
     return Table(headers, tuple(rows)), Table(("", "median", f"{PROB:.0%} interval"), tuple(ratios)), tuple(known)
@@ -300,7 +327,7 @@ def _check_verdict(check: GroupMeanCheck) -> str:
 def _panels(posterior: xr.DataTree, summary: pd.DataFrame) -> tuple[tuple[Plate, ...], int]:
     model = model_of(posterior)
     plates = []
-    wanted = summary[summary["kind"].isin(["common effect", "variance component"])].to_dict("records")
+    wanted = summary[summary["kind"].isin(["common effect", "variance component", "shape"])].to_dict("records")
     seen: dict[str, int] = {}
     with style():
         for k, row in enumerate(wanted[:MOST_PANELS]):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
+ETA = Markup("<var>\N{GREEK SMALL LETTER ETA}</var><sub>i</sub>")
 PRIOR_DRAWS = 2_000  # to find the scale of a prior, whose quantiles are then integrated on a grid
 
 
@@ -72,14 +73,53 @@ def maths(model: Model, statistics: Statistics) -> list[Markup]:
             effect = block.name.rsplit("|", 1)[0]
             term = Markup("<var>u</var><sup>{}</sup><sub>{}[i]</sub>").format(block.name, level.name)
             terms.append(term if effect == "1" else term + Markup(" \N{DOT OPERATOR} {}<sub>i</sub>").format(effect))
-    lines = [
-        left + " = " + Markup(" + ").join([*terms, Markup("<var>\N{GREEK SMALL LETTER EPSILON}</var><sub>i</sub>")])
-    ]
-    return [
-        *lines,
-        *(line for level in statistics.layout.levels for line in _level_lines(level, statistics)),
-        _error(model, statistics),
-    ]
+    terms += [Markup("offset {}<sub>i</sub>").format(factor.name) for factor in model.terms.offsets]
+    effects = [line for level in statistics.layout.levels for line in _level_lines(level, statistics)]
+    if model.family_spec.moments_suffice:  # response = predictor + error
+        error = Markup("<var>\N{GREEK SMALL LETTER EPSILON}</var><sub>i</sub>")
+        first, last = [left + " = " + Markup(" + ").join([*terms, error])], [_error(model, statistics)]
+    else:
+        first = [ETA + " = " + (Markup(" + ").join(terms) or "0")]
+        last = [response + Markup(" ~ ") + _law(model)]
+    return [*first, *effects, *last, *_censoring(model, response)]
+
+
+def _law(model: Model) -> Markup:
+    """The distribution of a response given its linear predictor."""
+    sigma = Markup("<var>\N{GREEK SMALL LETTER SIGMA}</var>")
+    alpha, nu = (
+        Markup("<var>{}</var>").format(c) for c in ("\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER NU}")
+    )
+    root = Markup("")
+    weight = Markup("")
+    if model.weights is not None:
+        weight = Markup(" <var>{}</var><sub>i</sub>").format(model.weights)
+        root = Markup(" / \N{SQUARE ROOT}<var>{}</var><sub>i</sub>").format(model.weights)
+    mean, odds = Markup("exp({})").format(ETA), Markup("log odds {}").format(ETA)
+    trials = "" if model.terms.trials is None else model.terms.trials.name
+    return {
+        "student_t": Markup("t with {} degrees of freedom, location {}, scale {}{}").format(nu, ETA, sigma, root),
+        "cv_normal": Markup("Normal with mean {}, standard deviation {}{} times the mean").format(mean, sigma, root),
+        "gamma": Markup("Gamma with mean {}, shape {}{}").format(mean, alpha, weight),
+        "bernoulli": Markup("Bernoulli with {}").format(odds),
+        "binomial": Markup("Binomial({}<sub>i</sub>) with {}").format(trials, odds),
+        "poisson": Markup("Poisson with mean {}").format(mean),
+        "negative_binomial": Markup("Negative binomial with mean {m}, variance mean + mean<sup>2</sup> / {a}").format(
+            m=mean, a=alpha
+        ),
+    }[model.family]
+
+
+def _censoring(model: Model, response: Markup) -> list[Markup]:
+    """What is recorded of a censored response."""
+    if model.status_columns:
+        return [Markup("{} is a bound where {} says so").format(response, model.status_columns[0])]
+    if model.bounds is None:
+        return []
+    low, high = model.bounds
+    words = [f"at {high:g} where it is {high:g} or more"] if math.isfinite(high) else []
+    words += [f"at {low:g} where it is {low:g} or less"] if math.isfinite(low) else []
+    return [Markup("{} is recorded {}").format(response, ", and ".join(words))]
 
 
 def _level_lines(level: Level, statistics: Statistics) -> list[Markup]:
@@ -122,7 +162,7 @@ def _error(model: Model, statistics: Statistics) -> Markup:
 def priors_table(model: Model, summary: pd.DataFrame, prob: float) -> Table:
     """Every parameter: its prior, the prior's interval, the posterior's."""
     rows = []
-    for row in summary[summary["kind"].isin(["common effect", "variance component"])].to_dict("records"):
+    for row in summary[summary["kind"].isin(["common effect", "variance component", "shape"])].to_dict("records"):
         prior = model.complete_priors[row["variable"]]
         name = parameter_name(row)
         curve = prior_curve(prior, dimension_of(summary, row["variable"]))

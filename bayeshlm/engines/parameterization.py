@@ -1,0 +1,172 @@
+"""How each level's effects are sampled: as deviations (non-centred) or as totals about their parent's (centred).
+
+With little data in a group, its effect and its standard deviation form a funnel unless the effect is written as
+sd * z; with much data it is z that is tied to the standard deviation, and the group's own level is what the data know
+(Papaspiliopoulos, Roberts and Skold 2007, Statistical Science 22(1), section 2). Centring on the parent's total, up to
+the intercept at the means of the columns, also unties the levels from each other (Gelfand, Sahu and Carlin 1995,
+Biometrika 82(3)).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.observations import varying_columns
+from bayeshlm.errors import EngineError
+from bayeshlm.spec.model import Model
+from bayeshlm.spec.priors import Prior
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.int64]
+PARAMETERIZATIONS = ("auto", "centered", "noncentered")
+ENOUGH = 1.0  # data to prior precision of a typical group, beyond which its level is centred
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How one level is built.
+
+    Attributes
+    ----------
+    index : int
+        Level of the layout.
+    parent : int or None
+        Level of the layout whose groups contain this one's, the innermost of these; None at the top.
+    parent_codes : (groups,) int
+    anchored : bool
+        At the top: whether totals are about the common effects (only one tree of crossed levels can carry these).
+    reference : (groups, columns)
+        The point, from the columns' means, that a group's total belongs to: its own mean, so that common effects of
+        columns that are constant within groups (a treatment!) are part of the total; 0 in columns with varying slopes.
+    centred : bool
+    information : float
+        n_g tau^2 / sigma^2 of the median group, at the medians of the priors.
+    """
+
+    index: int
+    parent: int | None
+    parent_codes: Codes
+    anchored: bool
+    reference: Array
+    centred: bool
+    information: float
+
+
+def plan_levels(statistics: Statistics, parameterization: str) -> tuple[Plan, ...]:
+    """A plan for each level, parents before their children.
+
+    Raises
+    ------
+    EngineError
+        For an unknown parameterization.
+    """
+    if parameterization not in PARAMETERIZATIONS:
+        raise EngineError(f"parameterization={parameterization!r}: it is {', '.join(map(repr, PARAMETERIZATIONS))}.")
+    sizes = [len(members) for members in statistics.members]
+    order = sorted(range(len(sizes)), key=lambda k: (sizes[k], k))
+    parents = {k: _parent(statistics, order[:position], k) for position, k in enumerate(order)}
+    information = _information(statistics, order, parents)
+    tops = [k for k in order if parents[k] is None]
+    anchor = max(tops, key=lambda k: (information[k], -k), default=-1)
+    plans = []
+    for k in order:
+        parent = parents[k]
+        codes = np.zeros(sizes[k], dtype=np.int64)
+        if parent is not None:
+            codes[statistics.codes[:, k]] = statistics.codes[:, parent]
+        centred = information[k] > ENOUGH if parameterization == "auto" else parameterization == "centered"
+        reference = _reference(statistics, k)
+        plans.append(Plan(k, parent, codes, k == anchor, reference, centred, information[k]))
+    return tuple(plans)
+
+
+def described(statistics: Statistics, plans: tuple[Plan, ...]) -> dict[str, str]:
+    """Level -> centered or noncentered, for a posterior's attrs."""
+    levels = statistics.layout.levels
+    return {levels[plan.index].name: "centered" if plan.centred else "noncentered" for plan in plans}
+
+
+def _parent(statistics: Statistics, above: list[int], k: int) -> int | None:
+    """The innermost level among `above` in whose groups those of level k lie."""
+    groups = len(statistics.members[k])
+    for other in reversed(above):
+        if len(np.unique(statistics.codes[:, [k, other]], axis=0)) == groups:
+            return other
+    return None
+
+
+def _reference(statistics: Statistics, k: int) -> Array:
+    """(groups, columns): means of the columns in each group, from the overall ones."""
+    codes, groups = statistics.codes[:, k], len(statistics.members[k])
+    weight = np.bincount(codes, statistics.weight, groups)
+    means = [np.bincount(codes, statistics.weight * column, groups) / weight for column in statistics.mean.T[:-1]]
+    reference = np.stack(means, axis=1) if means else np.zeros((groups, 0))
+    reference[:, [c - 1 for c in varying_columns(statistics)]] = 0.0
+    return reference
+
+
+def _information(statistics: Statistics, order: list[int], parents: dict[int, int | None]) -> dict[int, float]:
+    """n_g tau^2 / sigma^2 of each level's median group, the levels below it integrated out."""
+    rows = statistics.weight * _row_information(statistics)
+    known: dict[int, Array] = {}
+    out = {}
+    for k in reversed(order):
+        codes, groups = statistics.codes[:, k], len(statistics.members[k])
+        column = statistics.layout.levels[k].columns[0]
+        children = [child for child in order if parents[child] == k and _effect(statistics, child) == column]
+        if children:  # each child is worth less than its data: its own effect is in the way
+            child = children[-1]
+            above = np.zeros(len(statistics.members[child]), dtype=np.int64)
+            above[statistics.codes[:, child]] = codes
+            precision = 1.0 / (_typical_sd(statistics, child) ** 2 + 1.0 / known[child])
+            known[k] = np.bincount(above, precision, groups)
+        else:
+            known[k] = np.bincount(codes, rows * _square(statistics, column), groups)
+        known[k] = np.maximum(known[k], np.finfo(float).tiny)
+        out[k] = float(np.median(known[k])) * _typical_sd(statistics, k) ** 2
+    return out
+
+
+def _effect(statistics: Statistics, k: int) -> int:
+    return statistics.layout.levels[k].columns[0]
+
+
+def _square(statistics: Statistics, column: int) -> Array:
+    """(cells,): mean square of a design column in each cell; 1 for the constant."""
+    if column == 0:
+        return np.ones(len(statistics.count))
+    k = column - 1
+    return np.asarray(statistics.scatter[:, k, k] / statistics.weight + statistics.mean[:, k] ** 2)
+
+
+def _typical_sd(statistics: Statistics, k: int) -> float:
+    block = statistics.layout.levels[k].blocks[0]
+    return typical(statistics.model, f"{block.name}_sigma")
+
+
+def typical(model: Model, name: str) -> float:
+    """Median of a positive parameter's prior; of an improper one a large number."""
+    prior: Prior = model.complete_priors[name]
+    if not prior.proper:
+        return 1e6
+    return float(np.median(prior.sample(np.random.default_rng(0), 1001)))
+
+
+def _row_information(statistics: Statistics) -> float:
+    """Fisher information on the linear predictor of a row of weight 1 (a trial, a count), at typical parameters."""
+    model = statistics.model
+    family, mean = model.family_spec, float(statistics.shift[-1])
+    if family.link == "logit":
+        share = min(max(mean, 0.01), 0.99)
+        return share * (1 - share)
+    if family.support == "count":
+        mean = max(mean, 0.01)
+        return mean if not family.extra else mean / (1 + mean / typical(model, "alpha"))
+    if family.name == "gamma":
+        return typical(model, "alpha")
+    return 1.0 if model.se is not None else 1.0 / max(typical(model, "sigma"), math.sqrt(np.finfo(float).tiny)) ** 2
