@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayeshlm.posterior.compare import compare as compare
     from bayeshlm.posterior.diagnose import Diagnosis as Diagnosis
     from bayeshlm.posterior.diagnose import diagnose as diagnose
+    from bayeshlm.posterior.loo import loo as loo
     from bayeshlm.posterior.store import load as load
     from bayeshlm.posterior.store import save as save
     from bayeshlm.posterior.summarize import summarize as summarize
@@ -67,6 +68,7 @@ _HOME = {
     "errors": "errors",
     "fit": "fit",
     "load": "posterior.store",
+    "loo": "posterior.loo",
     "report": "report.html",
     "save": "posterior.store",
     "scaled_priors": "data.default_priors",
