@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -10,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.data.clusters import few_children, few_groups
 from bayeshlm.errors import DataError
-from bayeshlm.posterior.draws import GroupValues, group_values, mean_residual_variance, model_of, statistics_of
+from bayeshlm.posterior.draws import (
+    GroupValues,
+    find_factor,
+    find_level,
+    group_values,
+    mean_residual_variance,
+    model_of,
+    statistics_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +59,8 @@ class Comparison:
         What multipliers and differences are relative to.
     status : str
         Convergence of the posterior: PASS, REVIEW or FAIL.
+    caution : str
+        Said where the contrasts rest on five or fewer groups a side.
     """
 
     by: str
@@ -60,6 +72,7 @@ class Comparison:
     maximize: bool
     baseline: str
     status: str
+    caution: str = ""
 
     @property
     def effect(self) -> str:
@@ -109,6 +122,7 @@ class Comparison:
         """Verdict and tables as plain text."""
         low, high = self.rope
         note = "" if self.status == "PASS" else f"Convergence: {self.status}.\n"
+        caution = f"\n{self.caution}" if self.caution else ""
         order = self.table.sort_values("expected_loss")
         pairs = (
             self.pairs
@@ -116,7 +130,7 @@ class Comparison:
             else self.pairs[(self.pairs["a"] == self.best) | (self.pairs["b"] == self.best)]
         )
         return (
-            f"{note}{self.verdict()}\n\n{self.by}, {self.effect} relative to {self.baseline}\n"
+            f"{note}{self.verdict()}{caution}\n\n{self.by}, {self.effect} relative to {self.baseline}\n"
             f"{order.head(20).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
             f"Pairs (practically equal: {low:.4g} to {high:.4g})\n"
             f"{pairs.head(20).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
@@ -173,7 +187,9 @@ def compare(
         raise DataError(
             f"rope={rope!r} must contain {neutral:g} ({family.contrast}s){' and be positive' * family.log_response}."
         )
-    return _compare(values, family.log_response, (low, high), prob, maximize, str(posterior.attrs.get("status", "")))
+    status = str(posterior.attrs.get("status", ""))
+    comparison = _compare(values, family.log_response, (low, high), prob, maximize, status)
+    return dataclasses.replace(comparison, caution=_caution(posterior, by))
 
 
 def _compare(
@@ -214,6 +230,14 @@ def _compare(
     columns = ["a", "b", "ratio" if log else "difference", "lower", "upper", "p_greater", "p_rope"]
     pairs = pd.DataFrame(rows, columns=columns)
     return Comparison(values.name, table, pairs, labels[best], rope, prob, maximize, values.baseline, status)
+
+
+def _caution(posterior: xr.DataTree, by: str) -> str:
+    statistics = statistics_of(posterior)
+    level = find_level(statistics, by)
+    if level is not None:
+        return few_children(statistics, level) or ""
+    return " ".join(text for name, text in few_groups(statistics).items() if name == find_factor(statistics, by))
 
 
 def check_prob(prob: float) -> None:
