@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from bayeshlm.posterior.compare import compare as compare
     from bayeshlm.posterior.diagnose import Diagnosis as Diagnosis
     from bayeshlm.posterior.diagnose import diagnose as diagnose
+    from bayeshlm.posterior.evidence import Evidence as Evidence
+    from bayeshlm.posterior.evidence import evidence as evidence
+    from bayeshlm.posterior.loo import loo as loo
+    from bayeshlm.posterior.sensitivity import Sensitivity as Sensitivity
+    from bayeshlm.posterior.sensitivity import sensitivity as sensitivity
     from bayeshlm.posterior.predict import predict as predict
     from bayeshlm.posterior.store import load as load
     from bayeshlm.posterior.store import save as save
@@ -59,7 +64,9 @@ _HOME = {
     "Covariate": "simulation.design",
     "Design": "simulation.design",
     "Diagnosis": "posterior.diagnose",
+    "Evidence": "posterior.evidence",
     "Model": "spec.model",
+    "Sensitivity": "posterior.sensitivity",
     "Statistics": "data.statistics",
     "Treatment": "simulation.design",
     "World": "simulation.simulate",
@@ -67,14 +74,17 @@ _HOME = {
     "compress": "data.statistics",
     "diagnose": "posterior.diagnose",
     "errors": "errors",
+    "evidence": "posterior.evidence",
     "fit": "fit",
     "load": "posterior.store",
+    "loo": "posterior.loo",
     "plan": "studies.plan",
     "predict": "posterior.predict",
     "report": "report.html",
     "save": "posterior.store",
     "scaled_priors": "data.default_priors",
     "seed_study": "simulation.seed_study",
+    "sensitivity": "posterior.sensitivity",
     "simulate": "simulation.simulate",
     "summarize": "posterior.summarize",
     **dict.fromkeys(_PRIORS, "spec.priors"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeshlm.data.checks import check_statistics
+from bayeshlm.data.clusters import few_groups
 from bayeshlm.data.default_priors import scale_priors
 from bayeshlm.data.statistics import Statistics, compress
 from bayeshlm.data.store import statistics_to_dataset
@@ -110,6 +111,7 @@ def to_datatree(
         "rows_seen": statistics.total_rows,
         "rows_missing": json.dumps(dict(statistics.missing), ensure_ascii=False),
         "notes": json.dumps(messages, ensure_ascii=False),
+        "cautions": json.dumps(list(few_groups(statistics).values()), ensure_ascii=False),
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": json.dumps({"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}),
         **result.attrs,

@@ -189,7 +189,7 @@ def _levels(statistics: Statistics) -> list[str]:
         return problems
     for i, left in enumerate(layout.levels):
         for j, right in enumerate(layout.levels[i + 1 :], start=i + 1):
-            pairs = len(np.unique(statistics.codes[:, [i, j]], axis=0))
+            pairs = len(np.unique(statistics.codes[:, i] * len(statistics.members[j]) + statistics.codes[:, j]))
             same = pairs == len(statistics.members[i]) == len(statistics.members[j])
             if same and set(left.columns) & set(right.columns):
                 problems.append(
@@ -203,7 +203,7 @@ def _levels(statistics: Statistics) -> list[str]:
 def _arms(statistics: Statistics) -> list[str]:
     """A treatment all of whose arms have one group: the arm's effect is the group's effect."""
     problems = []
-    for name, level_index, arm_of_group in _group_constant_factors(statistics):
+    for name, level_index, arm_of_group in group_constant_factors(statistics):
         level = statistics.layout.levels[level_index]
         groups_per_arm = np.bincount(arm_of_group)
         if 0 in level.columns and groups_per_arm.max() == 1:
@@ -214,7 +214,7 @@ def _arms(statistics: Statistics) -> list[str]:
     return problems
 
 
-def _group_constant_factors(statistics: Statistics) -> list[tuple[str, int, NDArray[np.int64]]]:
+def group_constant_factors(statistics: Statistics) -> list[tuple[str, int, NDArray[np.int64]]]:
     """(factor, level, arm of each group) for categorical common effects that are constant within a level's groups."""
     found = []
     for name, arms in _arm_of_cells(statistics).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -10,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.data.clusters import few_children, few_groups
 from bayeshlm.errors import DataError
-from bayeshlm.posterior.draws import GroupValues, group_values, mean_residual_variance, model_of, statistics_of
+from bayeshlm.posterior.draws import (
+    GroupValues,
+    find_factor,
+    find_level,
+    group_values,
+    mean_residual_variance,
+    model_of,
+    statistics_of,
+)
 from bayeshlm.spec.families import Family
 
 if TYPE_CHECKING:
@@ -53,6 +63,8 @@ class Comparison:
         What multipliers and differences are relative to.
     status : str
         Convergence of the posterior: PASS, REVIEW or FAIL.
+    caution : str
+        Said where the contrasts rest on five or fewer groups a side.
     """
 
     by: str
@@ -64,6 +76,7 @@ class Comparison:
     maximize: bool
     baseline: str
     status: str
+    caution: str = ""
 
     @property
     def effect(self) -> str:
@@ -128,6 +141,7 @@ class Comparison:
         """Verdict and tables as plain text."""
         low, high = self.rope
         note = "" if self.status == "PASS" else f"Convergence: {self.status}.\n"
+        caution = f"\n{self.caution}" if self.caution else ""
         order = self.table.sort_values("expected_loss")
         pairs = (
             self.pairs
@@ -135,7 +149,7 @@ class Comparison:
             else self.pairs[(self.pairs["a"] == self.best) | (self.pairs["b"] == self.best)]
         )
         return (
-            f"{note}{self.verdict()}\n\n{self.by}, {spelled(self.effect)} relative to {self.baseline}\n"
+            f"{note}{self.verdict()}{caution}\n\n{self.by}, {spelled(self.effect)} relative to {self.baseline}\n"
             f"{order.head(20).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
             f"Pairs (practically equal: {low:.4g} to {high:.4g})\n"
             f"{pairs.head(20).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
@@ -192,7 +206,8 @@ def compare(
     if not (low <= neutral <= high) or (family.multiplicative and low <= 0):
         positive = " and be positive" if family.multiplicative else ""
         raise DataError(f"rope={rope!r} must contain {neutral:g} ({spelled(family.contrast)}s){positive}.")
-    return _compare(values, family, (low, high), prob, maximize, str(posterior.attrs.get("status", "")))
+    comparison = _compare(values, family, (low, high), prob, maximize, str(posterior.attrs.get("status", "")))
+    return dataclasses.replace(comparison, caution=_caution(posterior, by))
 
 
 def _compare(
@@ -243,6 +258,14 @@ def _compare(
 def spelled(name: str) -> str:
     """A column's name in words: odds ratio, for `odds_ratio`."""
     return name.replace("_", " ")
+
+
+def _caution(posterior: xr.DataTree, by: str) -> str:
+    statistics = statistics_of(posterior)
+    level = find_level(statistics, by)
+    if level is not None:
+        return few_children(statistics, level) or ""
+    return " ".join(text for name, text in few_groups(statistics).items() if name == find_factor(statistics, by))
 
 
 def check_prob(prob: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Diagnosis:
         Of the exact engine's importance weights; NaN where none were used.
     divergences : int
     messages : tuple of str
-        What was found and what to do about it.
+        What was found and what to do about it; last, without bearing on the status, contrasts that rest on few groups.
     """
 
     status: str
@@ -107,7 +108,8 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
     if fallback:
         reviews.append(str(fallback))
     status = "FAIL" if failures else "REVIEW" if reviews else "PASS"
-    return Diagnosis(status, max_rhat, min_ess, k, divergences, (*failures, *reviews))
+    cautions = json.loads(posterior.attrs.get("cautions", "[]"))  # of the design: no sampler can mend it
+    return Diagnosis(status, max_rhat, min_ess, k, divergences, (*failures, *reviews, *cautions))
 
 
 def _judge(failures: list[str], reviews: list[str], value: float, good: float, bad: float, message: str) -> None:

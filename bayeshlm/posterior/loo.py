@@ -1,0 +1,150 @@
+"""Leave-one-group-out: how well each group is predicted by a fit to the others."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.base import build_problem, nested_order
+from bayeshlm.engines.importance import MAX_PARETO_K
+from bayeshlm.engines.leaveout import log_evidence, log_predictive, without_group
+from bayeshlm.errors import BayeshlmWarning, DataError, EngineError, PriorError, listed, outside_package
+from bayeshlm.posterior.convergence import convergence
+from bayeshlm.posterior.draws import dataset, find_level, model_of, scalars, statistics_of
+from bayeshlm.posterior.hyper import hyperparameters
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from arviz_stats.utils import ELPDData
+
+MOST_REFITS = 50
+
+
+def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
+    """Expected log predictive density of a group that is left out of the fit (leave-one-group-out).
+
+    The left-out group's rows are predicted together, its own effects and those of the groups inside it integrated out:
+    the question is how a NEW instructor would do, not a new student of a known one. Given the standard deviations and
+    correlations (theta), p(y_g | rows of the other groups, theta) is exact, parents' and common effects included; over
+    the draws of theta, which the left-out group did inform, Pareto-smoothed importance weights correct. Where these
+    cannot be trusted (Pareto k above 0.7: the group moves theta), theta is integrated anew without the group.
+
+    Parameters
+    ----------
+    posterior : xarray.DataTree
+        Of the exact engine's models: gaussian or lognormal, nested levels.
+    level : str, optional
+        Whose groups are left out, as `compare` takes it; default the innermost.
+
+    Returns
+    -------
+    arviz_stats.ELPDData
+        `elpd` with `se`, `elpd_i` and `pareto_k` by group. `p` counts what theta learns from a group (effects are
+        integrated out, and are not counted). On the scale of the response (a lognormal model and a gaussian one of the
+        same response can be compared by `arviz_stats.compare`).
+
+    Raises
+    ------
+    DataError
+        Without levels, for an unknown level, one with fewer than two groups, or where a common effect with a flat prior
+        is told by one group alone (it then has no predictive density).
+    EngineError
+        For crossed levels and models that the exact engine cannot fit.
+
+    References
+    ----------
+    Vehtari, Gelman, Gabry (2017), Statistics and Computing 27, section 2; Vehtari et al. (2024), JMLR 25(72), for the
+    smoothing; Merkle, Furr, Rabe-Hesketh (2019), Psychometrika 84(3), on integrated (marginal) likelihoods.
+    """
+    import xarray as xr
+    from arviz_stats import loo as arviz_loo
+
+    statistics = statistics_of(posterior)
+    index = _level_index(statistics, level)
+    if nested_order(statistics) is None:
+        raise EngineError(
+            f"The levels {listed(each.name for each in statistics.layout.levels)} are crossed; leaving a group out is "
+            "exact arithmetic for nested levels only."
+        )
+    problem = build_problem(statistics)
+    sigma, roots = hyperparameters(posterior, statistics, problem)
+    density = log_predictive(statistics, problem, problem.level_index.index(index), sigma, roots)
+    labels = statistics.labels(index)
+    undefined = [label for label, row in zip(labels, density, strict=True) if not np.isfinite(row).all()]
+    if undefined:
+        raise DataError(
+            f"Without group {listed(undefined)} of {statistics.layout.levels[index].name!r} a common effect with a flat (or "
+            "nearly flat) prior cannot be told, so that the group has no predictive density. Give it a narrower prior."
+        )
+    sizes = dataset(posterior).sizes
+    shape = (sizes["chain"], sizes["draw"], len(labels))
+    name = statistics.layout.levels[index].name
+    values = xr.DataArray(density.T.reshape(shape), dims=("chain", "draw", name), coords={name: labels})
+    tree = xr.DataTree.from_dict({"log_likelihood": xr.Dataset({"group": values})})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of Pareto k, which is mended or said below
+        result = arviz_loo(tree, pointwise=True, reff=_efficiency(posterior))
+    return _mended(result, statistics, index)
+
+
+def _mended(result: Any, statistics: Statistics, index: int) -> ELPDData:
+    """Groups whose weights cannot be trusted: theta is integrated anew without them, which takes a fraction of a second.
+
+    Their Pareto k becomes 0, as in `arviz_stats.reloo`; `influence_pareto_k` keeps the first one.
+    """
+    first = result.pareto_k.values.copy()
+    bad = np.flatnonzero(~(first <= result.good_k))
+    if not len(bad):
+        return result  # type: ignore[no-any-return]  # ArviZ is untyped
+    rng = np.random.default_rng(0)
+    labels = statistics.labels(index)
+    elpd, k = result.elpd_i.values.copy(), first.copy()
+    whole, whole_k = log_evidence(statistics, rng)
+    for group in bad[np.argsort(-first[bad])][:MOST_REFITS] if whole_k <= MAX_PARETO_K else ():
+        try:
+            rest, rest_k = log_evidence(without_group(statistics, index, int(group)), rng)
+        except (PriorError, EngineError) as error:
+            raise DataError(f"Without group {labels[group]!r} there is no posterior to predict from: {error}") from error
+        if rest_k <= MAX_PARETO_K:
+            elpd[group], k[group] = whole - rest, 0.0
+    result.p += float((result.elpd_i.values - elpd).sum())
+    result.influence_pareto_k = result.pareto_k.copy()
+    result.elpd_i, result.pareto_k = result.elpd_i.copy(data=elpd), result.pareto_k.copy(data=k)
+    result.elpd, result.se = float(elpd.sum()), float(np.sqrt(len(elpd) * elpd.var()))
+    left = [labels[group] for group in np.flatnonzero(~(k <= result.good_k))]
+    result.warning = bool(left)
+    if left:
+        warnings.warn(
+            f"The predictive density of group {listed(left)} is not reliable (Pareto k above {result.good_k:.2f}): the "
+            "fit without it is another one. Fit without that group to see.",
+            BayeshlmWarning,
+            stacklevel=outside_package(),
+        )
+    return result  # type: ignore[no-any-return]  # as above
+
+
+def _level_index(statistics: Statistics, level: str | None) -> int:
+    levels = statistics.layout.levels
+    if not levels:
+        raise DataError("This model has no levels, so no groups that could be left out.")
+    sizes = [len(members) for members in statistics.members]
+    found = levels[int(np.argmax(sizes))] if level is None else find_level(statistics, level)
+    if found is None:
+        raise DataError(f"{level!r} is no level of this model. There are {listed(each.name for each in levels)}.")
+    if sizes[levels.index(found)] < 2:
+        raise DataError(f"Level {found.name!r} has one group only: without it nothing is left.")
+    return levels.index(found)
+
+
+def _efficiency(posterior: xr.DataTree) -> float:
+    """Smallest effective share of the draws of theta (at most 1), for the smoothing."""
+    model = model_of(posterior)
+    names = [name for name, kind in model.parameters.items() if kind != "coefficient" and name in dataset(posterior)]
+    draws = [values for name in names for _, values in scalars(posterior, name)]
+    if not draws:
+        return 1.0
+    share = float(np.min(convergence(np.stack(draws)).ess_bulk)) / draws[0].size
+    return min(share, 1.0) if np.isfinite(share) else 1.0

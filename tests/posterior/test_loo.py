@@ -1,0 +1,137 @@
+"""Leave-one-group-out against refitting without each group, and its refusals."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import bayeshlm as bh
+from bayeshlm.data.statistics import compress
+from tests.test_fit import DESIGN, MODEL
+
+SLOPES = bh.Model(
+    "y ~ x + (1 + x | g)",
+    weights="w",
+    priors={
+        "Intercept": bh.Normal(0, 3), "x": bh.Normal(0, 2), "1|g_sigma": bh.HalfNormal(1), "x|g_sigma": bh.HalfNormal(1),
+        "corr|g": bh.LKJ(2), "sigma": bh.HalfNormal(1),
+    },
+)  # fmt: skip
+
+
+def slopes_frame() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"g": np.repeat(list("abcdef"), 8), "x": rng.normal(0, 1, 48), "w": rng.uniform(0.5, 2, 48)})
+    frame["y"] = frame["x"] * np.repeat(rng.normal(1, 0.5, 6), 8) + rng.normal(0, 0.5, 48) + np.repeat(rng.normal(0, 1, 6), 8)
+    return frame
+
+
+def refitted(model: bh.Model, frame: pd.DataFrame, gone: pd.Series) -> tuple[float, float]:
+    """log p(y_g | y_-g) as a ratio of evidences, and its Monte Carlo error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fits = [bh.fit(model, data, draws=2000, random_seed=5).attrs for data in (frame, frame[~gone])]
+    error = float(np.hypot(*(fit["log_evidence_se"] for fit in fits)))
+    return fits[0]["log_evidence"] - fits[1]["log_evidence"], error
+
+
+@pytest.mark.parametrize(("case", "level"), [("nested", "method"), ("nested", "instructor"), ("slopes", "g")])
+def test_elpd_equals_refitting_without_each_group(case: str, level: str) -> None:
+    """Ratio of two evidences, each an integral of its own (5 Monte Carlo errors of both sides; false alarms 1e-5)."""
+    if case == "nested":
+        model, frame = MODEL, bh.simulate(MODEL, DESIGN, random_seed=4).data
+        key = frame["method"].astype(str) + ("" if level == "method" else ":" + frame["instructor"].astype(str))
+    else:
+        model, frame = SLOPES, slopes_frame()
+        key = frame["g"]
+    posterior = bh.fit(model, frame, draws=4000, random_seed=1)
+    result = bh.loo(posterior, level)
+    labels = result.elpd_i[result.elpd_i.dims[0]].values.tolist()
+    checked = 0
+    for k, label in enumerate(labels):
+        weight = np.exp(result.log_weights.isel({result.elpd_i.dims[0]: k}).values)
+        own = np.sqrt((weight**2).sum() / weight.sum() ** 2)  # relative error of a weighted mean, k below 0.5
+        if float(result.pareto_k[k]) < 0.5 and checked < 3:
+            expected, error = refitted(model, frame, key == str(label))
+            assert abs(float(result.elpd_i[k]) - expected) < 5 * np.hypot(error, own)
+            checked += 1
+    assert checked >= 3
+    assert result.elpd == pytest.approx(float(result.elpd_i.sum()))
+
+
+def test_a_lognormal_and_a_gaussian_model_of_one_response_are_on_one_scale() -> None:
+    """Fitting log(y) by hand differs by the Jacobian of each group's rows alone."""
+    frame = bh.simulate(MODEL, DESIGN, random_seed=4).data
+    frame["log_score"] = np.log(frame["score"])
+    by_hand = bh.Model(MODEL.formula.replace("score", "log_score"), priors=MODEL.priors)
+    left, right = (bh.loo(bh.fit(model, frame, random_seed=1)) for model in (MODEL, by_hand))
+    jacobian = -frame.groupby(["method", "instructor"])["log_score"].sum().to_numpy()
+    assert np.allclose(left.elpd_i.values, right.elpd_i.values + jacobian, rtol=1e-9)
+
+
+def test_dims_labels_and_default_level() -> None:
+    posterior = bh.fit(MODEL, bh.simulate(MODEL, DESIGN, random_seed=4).data, random_seed=1)
+    result = bh.loo(posterior)
+    xr.testing.assert_identical(bh.loo(posterior, "method:instructor").elpd_i, result.elpd_i)
+    assert result.elpd_i.dims == ("method:instructor",)
+    assert result.elpd_i["method:instructor"].values.tolist() == posterior["posterior"]["method:instructor"].values.tolist()
+    assert result.n_data_points == 20
+    assert result.n_samples == 4000
+
+
+def test_sigma_by_a_factor_and_known_errors() -> None:
+    """One number without either, by the dense twin elsewhere; here: the whole way runs and adds up to a ratio."""
+    frame = slopes_frame().assign(half=lambda d: np.where(d.index % 2, "odd", "even"), s=0.5)
+    base = {"Intercept": bh.Normal(0, 3), "x": bh.Normal(0, 2), "1|g_sigma": bh.HalfNormal(1)}
+    models = [
+        bh.Model("y ~ x + (1 | g); sigma ~ half", priors={**base, "sigma": bh.HalfNormal(1)}),
+        bh.Model("y ~ x + (1 | g)", se="s", priors=base),
+    ]
+    for model in models:
+        result = bh.loo(bh.fit(model, frame, draws=4000, random_seed=1))
+        expected, error = refitted(model, frame, frame["g"] == "c")
+        assert abs(float(result.elpd_i.sel(g="c")) - expected) < 5 * np.hypot(error, 0.01)
+
+
+def test_refusals() -> None:
+    frame = slopes_frame()
+    plain = bh.Model("y ~ x", priors={"Intercept": bh.Normal(0, 3), "x": bh.Normal(0, 2), "sigma": bh.HalfNormal(1)})
+    with pytest.raises(bh.errors.DataError, match="no levels"):
+        bh.loo(bh.fit(plain, frame, random_seed=1))
+    posterior = bh.fit(SLOPES, frame, random_seed=1)
+    with pytest.raises(bh.errors.DataError, match="'pupil' is no level.*'g'"):
+        bh.loo(posterior, "pupil")
+    alone = frame.assign(x=np.where(frame["g"] == "b", frame["x"], 0.0))
+    flat = bh.Model("y ~ x + (1 | g)", priors={
+        "Intercept": bh.Flat(), "x": bh.Flat(), "1|g_sigma": bh.HalfNormal(1), "sigma": bh.HalfNormal(1)
+    })  # fmt: skip
+    with pytest.raises(bh.errors.DataError, match="Without group 'b' of 'g'"):
+        bh.loo(bh.fit(flat, alone, random_seed=1))
+
+
+def test_a_group_that_moves_theta_is_left_out_in_earnest() -> None:
+    """One group far from the others: its weights have no finite variance, and the fit without it is made."""
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 20), "y": rng.normal(0, 1, 160)})
+    frame.loc[frame["g"] == "c", "y"] += 40
+    model = bh.Model("y ~ 1 + (1 | g)", priors={
+        "Intercept": bh.Normal(0, 5), "1|g_sigma": bh.HalfCauchy(1), "sigma": bh.HalfNormal(2)
+    })  # fmt: skip
+    result = bh.loo(bh.fit(model, frame, random_seed=1))
+    assert float(result.influence_pareto_k.sel(g="c")) > 0.7
+    assert float(result.pareto_k.sel(g="c")) == 0.0
+    expected, error = refitted(model, frame, frame["g"] == "c")
+    assert abs(float(result.elpd_i.sel(g="c")) - expected) < 5 * np.hypot(error, 0.02)
+    assert not result.warning
+
+
+def test_statistics_alone_are_enough() -> None:
+    frame = slopes_frame()
+    half = frame["g"] < "d"
+    statistics = compress(SLOPES, frame[half]) + compress(SLOPES, frame[~half])
+    from_sums, from_rows = (bh.loo(bh.fit(SLOPES, data, random_seed=1)) for data in (statistics, frame))
+    assert np.allclose(from_sums.elpd_i, from_rows.elpd_i, rtol=1e-6)
