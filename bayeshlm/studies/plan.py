@@ -19,13 +19,15 @@ from bayeshlm.errors import BayeshlmError, BayeshlmWarning, DesignError, EngineE
 from bayeshlm.posterior.compare import check_prob
 from bayeshlm.posterior.draws import column_means, find_factor, find_level, values_of
 from bayeshlm.simulation.design import Design
+from bayeshlm.simulation.simulate_statistics import simulate_statistics
 from bayeshlm.spec.model import Model, matching
 from bayeshlm.studies.planned import Question, summarise
+from bayeshlm.studies.quick import quick_values
 from bayeshlm.studies.runner import run
 from bayeshlm.studies.score import SCORES, score
 from bayeshlm.studies.shared_truth import FIT, NOISE, Streams, fixed, shared_params
 from bayeshlm.studies.targets import check_target
-from bayeshlm.studies.weighted import weighted_values
+
 
 if TYPE_CHECKING:
     import os
@@ -142,17 +144,17 @@ class Task:
         question, streams = self.question, Streams(seed)
         count = len(question.designs)
         scores = np.full((count, len(SCORES)), np.nan)
-        typical, weighted = np.full(count, np.nan), np.zeros(count)
+        typical, quick = np.full(count, np.nan), np.zeros(count)
         sizes = np.zeros((count, len(question.levels)))
         errors = [""] * count
         for k, (design, layout) in enumerate(zip(question.designs, self.layouts, strict=True)):
             try:
-                found, sizes[k], typical[k], weighted[k] = one(question, fixed(design, streams), layout, streams)
+                found, sizes[k], typical[k], quick[k] = one(question, fixed(design, streams), layout, streams)
                 scores[k] = [found[name] for name in SCORES]
             except Exception as raised:  # whatever ends one design's fit is a row of the failures, and the others go on
                 errors[k] = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         return {
-            "scores": scores, "sizes": sizes, "typical": typical, "weighted": weighted, "errors": np.array(errors),
+            "scores": scores, "sizes": sizes, "typical": typical, "quick": quick, "errors": np.array(errors),
         }  # fmt: skip
 
 
@@ -168,22 +170,20 @@ def one(
         warnings.simplefilter("ignore", BayeshlmWarning)  # of a mixed factor: the design is simulated as it was asked
         check_statistics(analysed)
     true = values_of(statistics, question.decide, lambda name: truth[name][None])
-    values = weighted_values(analysed, question.decide, truth, streams.stream(FIT))
+    values = quick_values(analysed, question.decide, truth, streams.stream(FIT))
     if values.labels != true.labels:
         raise EngineError("The groups fitted are not the groups simulated.")
     found = score(
         values, true.draws[0], log=model.family_spec.log_response, maximize=question.maximize, prob=question.prob
     )
-    return found, _sizes(question, design), _typical(statistics, question.decide, truth), values.weighted
+    return found, _sizes(question, design), _typical(statistics, question.decide, truth), values.quick
 
 
 def _world(
     model: Model, design: Design, params: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[Statistics, dict[str, Array]]:
-    from bayeshlm.simulation.simulate import simulate
-    from bayeshlm.data.statistics import compress
-    world = simulate(model, design, params=params, random_seed=rng)
-    return compress(model, world.data), {str(name): values.to_numpy() for name, values in world.truth.items()}
+    world = simulate_statistics(model, design, params=params, random_seed=rng)
+    return world.statistics, {name: values for name, (_, values) in world.parameters.values.items()}
 
 
 def _sizes(question: Question, design: Design) -> Array:

@@ -221,7 +221,7 @@ def _attrs(question: Question, results: Results, typical: float, log: bool, base
         "replicates": results.replicates, "random_seed": results.random_seed,
         "loss_unit": f"share of the outcome of {baseline}" if log else f"units of {question.model.terms.response.name}",
         "width_unit": "log ratio" if log else f"units of {question.model.terms.response.name}",
-        "simultaneous_error": ERROR, "engine_took_over": int((results.values["weighted"] == 0).sum()),
+        "simultaneous_error": ERROR, "engine_took_over": int((results.values["quick"] == 0).sum()),
         "seconds": float(results.seconds.sum()), "version": __version__,
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recommended": "", "recommendation": "",
