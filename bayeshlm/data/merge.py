@@ -49,7 +49,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     mean = np.concatenate([a.mean, b.mean + (b.shift - a.shift)])
     weight = np.concatenate([a.weight, b.weight])
     scatter = np.concatenate([a.scatter, b.scatter])
-    joint_weight, joint_mean, joint_scatter = _chan(cell, len(codes), weight, mean, scatter)
+    joint_weight, joint_mean, joint_scatter = pool(cell, len(codes), weight, mean, scatter)
     return Statistics(
         a.model, layout, tuple(members), codes, np.bincount(cell, np.concatenate([a.count, b.count]), len(codes)),
         joint_weight, joint_mean, joint_scatter, a.shift, a.total_rows + b.total_rows, a.rows + b.rows,
@@ -159,7 +159,7 @@ def _one_type(left: Members, right: Members, keys: Sequence[str]) -> tuple[Membe
     return as_text(left), as_text(right)
 
 
-def _chan(cell: Codes, cells: int, weight: Array, mean: Array, scatter: Array) -> tuple[Array, Array, Array]:
+def pool(cell: Codes, cells: int, weight: Array, mean: Array, scatter: Array) -> tuple[Array, Array, Array]:
     """Pool parts that fall into the same cell: weights add, scatters add plus the spread of the parts' means."""
     joint_weight = np.bincount(cell, weight, cells)
     joint_mean = np.zeros((cells, mean.shape[1]))
