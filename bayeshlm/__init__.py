@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bayeshlm.spec.priors import StudentT as StudentT
     from bayeshlm.spec.priors import Uniform as Uniform
     from bayeshlm.studies.plan import plan as plan
+    from bayeshlm.studies.sbc import sbc as sbc
 
 __version__ = "0.1.0"
 
@@ -71,6 +72,7 @@ _HOME = {
     "plan": "studies.plan",
     "report": "report.html",
     "save": "posterior.store",
+    "sbc": "studies.sbc",
     "scaled_priors": "data.default_priors",
     "seed_study": "simulation.seed_study",
     "simulate": "simulation.simulate",
