@@ -6,7 +6,7 @@ import importlib
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bayeshlm.errors import DataError
 
@@ -61,7 +61,7 @@ def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *,
     else:
         from bayeshlm.report.contents import collect
 
-        _write(target, render(collect(posterior, by)))
+        _write(target, render(collect(cast("xr.DataTree", posterior), by)))
     return target
 
 

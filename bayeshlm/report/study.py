@@ -50,7 +50,11 @@ class StudyPage:
 
 def with_error(value: float, error: float, digits: int = 3) -> str:
     """A figure with its Monte Carlo standard error."""
-    return number(value, digits) if error != error else f"{number(value, digits)} {PLUS_MINUS} {number(error, 2)}"
+    if error != error:
+        return number(value, digits)
+    if abs(value) >= 10 and error >= 1:
+        return f"{value:,.0f} {PLUS_MINUS} {error:,.0f}"
+    return f"{number(value, digits)} {PLUS_MINUS} {number(error, 2)}"
 
 
 def priors(model: Model, analysis: Model, params: Mapping[str, Any]) -> Table:

@@ -64,8 +64,9 @@ class CompressedWorld:
 
 
 def simulate_statistics(
-    model: Model, design: Design, *, params: Mapping[str, Any] | None = None, random_seed: Any = None
-) -> CompressedWorld:
+    model: Model, design: Design, *, params: Mapping[str, Any] | None = None, random_seed: Any = None,
+    mean_noise: Array | None = None,
+) -> CompressedWorld:  # fmt: skip
     """Simulate a study and compress it, as if row by row.
 
     Cost grows with the groups, and with the units only where the model uses a covariate of units (about 40 ns a unit).
@@ -76,6 +77,8 @@ def simulate_statistics(
     ----------
     model, design, params, random_seed
         As in `simulate`.
+    mean_noise : (innermost groups,), optional
+        Standard normal numbers behind the groups' mean errors: given where designs share them (unused through rows).
 
     Returns
     -------
@@ -104,7 +107,7 @@ def simulate_statistics(
         check_terms([
             column.label for k, column in enumerate(layout.columns[1:]) if not np.isfinite(moments.scatter[:, k]).all()
         ])  # fmt: skip
-        return _with_response(model, layout, structure, groups.codes, moments, params, rng)
+        return _with_response(model, layout, structure, groups.codes, moments, params, rng, mean_noise)
 
 
 def needs_rows(model: Model, design: Design) -> bool:
@@ -126,7 +129,7 @@ def _stateful(model: Model) -> list[Node]:
 
 def _with_response(
     model: Model, layout: Layout, structure: Structure, codes: Mapping[str, tuple[Codes, list[Any]]],
-    moments: Moments, params: Mapping[str, Any], rng: np.random.Generator,
+    moments: Moments, params: Mapping[str, Any], rng: np.random.Generator, mean_noise: Array | None,
 ) -> CompressedWorld:  # fmt: skip
     """Draw the parameters, add the response to the groups' moments and gather groups into cells."""
     innermost = len(structure.units)
@@ -142,7 +145,7 @@ def _with_response(
     for level, of_group, effects in zip(layout.levels, coded, drawn.effects, strict=True):
         for column, effect in zip(level.columns, effects, strict=True):
             coefficients[:, column] += effect[of_group]
-    mean, scatter = _response(moments, coefficients, drawn.sigma, rng)
+    mean, scatter = _response(moments, coefficients, drawn.sigma, rng, mean_noise)
     largest = LARGEST_LOG if model.family_spec.log_response else np.inf
     finite = np.isfinite(scatter[:, -1, -1]) & (np.abs(mean[:, -1]) < largest)
     check_response(bool(finite.all()), model.terms.response.name)
@@ -170,14 +173,17 @@ def _with_response(
     return CompressedWorld(statistics, drawn, "moments" if moments.limit else "statistics")
 
 
-def _response(moments: Moments, coefficients: Array, sigma: float, rng: np.random.Generator) -> tuple[Array, Array]:
+def _response(
+    moments: Moments, coefficients: Array, sigma: float, rng: np.random.Generator, mean_noise: Array | None
+) -> tuple[Array, Array]:
     """(means, scatters) of (columns, response) for every group; coefficients (groups, 1 + columns)."""
     groups, columns = moments.mean.shape
     slopes = coefficients[:, 1:]
     mean = np.empty((groups, columns + 1))
     scatter = np.zeros((groups, columns + 1, columns + 1))
     mean[:, :-1], scatter[:, :-1, :-1] = moments.mean, moments.scatter
-    noise = sigma * rng.standard_normal(groups) / np.sqrt(moments.weight)
+    standard = rng.standard_normal(groups) if mean_noise is None else mean_noise
+    noise = sigma * standard / np.sqrt(moments.weight)
     mean[:, -1] = coefficients[:, 0] + np.einsum("gk,gk->g", moments.mean, slopes) + noise
     root, rank = _roots(moments.scatter, moments.varying)
     score = rng.standard_normal((groups, root.shape[2])) * (np.arange(root.shape[2]) < rank[:, None])

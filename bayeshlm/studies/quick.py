@@ -45,9 +45,7 @@ class QuickValues:
     quick: bool
 
 
-def quick_values(
-    statistics: Statistics, by: str, truth: Mapping[str, Array], rng: np.random.Generator
-) -> QuickValues:
+def quick_values(statistics: Statistics, by: str, truth: Mapping[str, Array], rng: np.random.Generator) -> QuickValues:
     """Fit a simulated study and draw the values of the groups of a level or a categorical common effect.
 
     Parameters

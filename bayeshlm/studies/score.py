@@ -87,4 +87,3 @@ def _pairs(groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return first, (first + 1) % groups
     pairs = np.array(list(itertools.combinations(range(groups), 2)))
     return pairs[:, 0], pairs[:, 1]
-

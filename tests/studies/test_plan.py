@@ -95,7 +95,7 @@ def test_identical_designs_have_identical_results_whatever_else_is_planned() -> 
     design, other = bh.Design.nested(m=3, g=4, u=5), bh.Design.nested(m=3, g=9, u=20)
     found = plan(NESTED, [design, other, design], decide="m", replicates=4, n_jobs=1, random_seed=1, progress=False)
     alone = plan(NESTED, [design], decide="m", replicates=4, n_jobs=1, random_seed=1, progress=False)
-    assert found["design"].values.tolist()[2].endswith("(2)")
+    assert found["design"].values.tolist() == ["g 4, u 5", "g 9, u 20", "g 4, u 5 (2)"]
     for name in ("loss", "correct", "interval_width"):
         values = found[name].values
         np.testing.assert_array_equal(values[:, 0], values[:, 2])
@@ -120,13 +120,12 @@ def test_designs_meet_the_same_groups() -> None:
 
 def test_common_random_numbers_make_differences_surer() -> None:
     designs = [bh.Design.nested(m=3, g=6, u=10), bh.Design.nested(m=3, g=8, u=10)]
-    options = {"decide": "m", "replicates": 120, "n_jobs": 1, "progress": False}
-    paired = plan(NESTED, designs, random_seed=1, **options)
-    other = plan(NESTED, designs[1:], random_seed=2, **options)
-    for name in ("loss", "interval_width"):
-        a, b = paired[name].values.T
-        independent = np.var(a - other[name].values[:, 0], ddof=1)
-        assert np.var(a - b, ddof=1) < 0.5 * independent
+    sds = {"1|m_sigma": 0.1, "1|m:g_sigma": 0.15, "sigma": 0.3}
+    found = plan(NESTED, designs, decide="m", params=sds, replicates=150, n_jobs=1, random_seed=1, progress=False)
+    # Correlations of 0.5, 0.7 and 0.9 over 300 replicates of seed 1; independent worlds would have 0 +- 0.08.
+    for name, share in (("loss", 0.75), ("correct", 0.6), ("interval_width", 0.3)):
+        a, b = found[name].values.T
+        assert np.var(a - b) < share * (np.var(a) + np.var(b))
 
 
 def test_one_group_an_arm_is_refused_by_the_designs_names() -> None:
