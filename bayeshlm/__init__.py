@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from bayeshlm.posterior.evidence import Evidence as Evidence
     from bayeshlm.posterior.evidence import evidence as evidence
     from bayeshlm.posterior.loo import loo as loo
+    from bayeshlm.posterior.predict import predict as predict
     from bayeshlm.posterior.sensitivity import Sensitivity as Sensitivity
     from bayeshlm.posterior.sensitivity import sensitivity as sensitivity
-    from bayeshlm.posterior.predict import predict as predict
     from bayeshlm.posterior.store import load as load
     from bayeshlm.posterior.store import save as save
     from bayeshlm.posterior.summarize import summarize as summarize
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from bayeshlm.spec.priors import StudentT as StudentT
     from bayeshlm.spec.priors import Uniform as Uniform
     from bayeshlm.studies.plan import plan as plan
+    from bayeshlm.studies.sbc import sbc as sbc
 
 __version__ = "0.1.0"
 
@@ -82,6 +83,7 @@ _HOME = {
     "predict": "posterior.predict",
     "report": "report.html",
     "save": "posterior.store",
+    "sbc": "studies.sbc",
     "scaled_priors": "data.default_priors",
     "seed_study": "simulation.seed_study",
     "sensitivity": "posterior.sensitivity",

@@ -34,6 +34,17 @@ design = bh.Design.nested(
     },
 )
 
+# Fewer schools? Fewer classes a school? The decision is the class type; money goes into schools and classes.
+designs = bh.Design.grid(
+    sch=[20, 40, 80],
+    tch=[9, 17],
+    pupil=18,
+    treatments=dict(design.treatments),
+)
+decide = "cltype"
+costs = {"sch": 10_000, "tch": 2_000, "pupil": 20}
+target = {"expected_loss": 1.0}  # points of the reading score
+
 # Weakly informative: chosen from what the test is, not from these scores. Its scale runs from about 300 to 800 points,
 # and children gain several tens of points a year. An effect of class type beyond 40 points, or schools that differ by
 # more than 100, would be unheard of.
@@ -48,6 +59,16 @@ model = bh.Model(
         "sigma": bh.HalfNormal(100),
     },
 )
+
+# The true values of a recovery study, of the size that STAR's were found to have.
+params = {
+    "Intercept": 433.0,
+    "cltype": {"small": 10.0, "reg+A": 3.0},
+    "gr": {"1": 84.0, "2": 147.0, "3": 178.0},
+    "1|sch_sigma": 14.0,
+    "1|sch:tch_sigma": 13.0,
+    "sigma": 36.0,
+}
 
 # Flat priors, for the comparison with lme4: what the likelihood says alone. With 80 schools the posterior is proper.
 flat_model = bh.Model(model.formula, priors=dict.fromkeys(model.parameters, bh.Flat()))

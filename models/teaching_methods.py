@@ -54,6 +54,20 @@ params = {
     "sigma": 10 / 75,
 }
 
+# How many instructors a method, and how many of their students, should a study have? Prices in whatever currency; the
+# target is a choice that costs at most 1 % of the score on average.
+designs = bh.Design.grid(
+    method=5,
+    instructor=[4, 6, 10, 15, 25, 40],
+    student=[10, 50, 250],
+    covariates={"hs_gpa": bh.Normal(3, 0.25)},
+)
+decide = "method"
+costs = {"instructor": 500, "student": 5}
+target = {"expected_loss": 0.01}
+# The seed study's spread of methods, instructors and students; the other parameters come from their priors.
+plan_params = {name: params[name] for name in ("1|method_sigma", "1|method:instructor_sigma", "sigma")}
+
 
 def pymc_model(data: pd.DataFrame) -> pm.Model:
     """The same model written by hand in PyMC, one likelihood term a row.

@@ -24,7 +24,8 @@ app = typer.Typer(
         "inside them: simulate a study, fit it exactly, and decide which group is best and how sure you can be."
     ),
     epilog=(
-        "Exit codes: 0 all is well; 1 the fit did not converge; 2 something to correct in the input; "
+        "Exit codes: 0 all is well; 1 the fit did not converge, or a study's verdict is no; 2 something to correct in "
+        "the input; "
         "70 a bug; 130 interrupted."
     ),
 )
@@ -150,6 +151,77 @@ def simulate(
         simulating.run(terminal, study, out=out, truth=truth, seed=seed)
 
 
+Study = Annotated[
+    str, typer.Argument(help="Python file that defines `model` and `design`, or file.py:name.", metavar="STUDY")
+]
+Replicates = Annotated[int | None, typer.Option("--replicates", "-n", min=1, help="Simulated studies.")]
+Store = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder for finished replicates: a rerun goes on from them.", file_okay=False),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", help="Processes; default: one a core.")]
+StudySeed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same answer, whatever the processes.")]
+RESULT = "Result to write (.nc); its page stands beside it (.html)."
+TRUSTED = "The file is run, so give only files you trust."
+
+
+@app.command(
+    help=_help(
+        "Simulation-based calibration: do intervals hold the truth as often as they say, for this model and design?",
+        f"{TRUSTED} Exit code 1: the fit is not calibrated.",
+        examples="  bayeshlm sbc models/teaching_methods.py\n"
+        "  bayeshlm sbc study.py:pilot --replicates 1000 --store sbc-replicates",
+    )
+)
+def sbc(
+    study: Study,
+    replicates: Replicates = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help=RESULT)] = Path("sbc.nc"),
+    store: Store = None,
+    jobs: Jobs = None,
+    seed: StudySeed = 1,
+) -> None:
+    _study("sbc", study, out, replicates, store, jobs, seed)
+
+
+@app.command(
+    help=_help(
+        "Parameter recovery: fit studies simulated with the file's `params`, and compare estimates with them.",
+        f"{TRUSTED} Exit code 1: some parameter is not recovered.",
+        examples="  bayeshlm recover models/teaching_methods.py --replicates 200",
+    )
+)
+def recover(
+    study: Study,
+    replicates: Replicates = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help=RESULT)] = Path("recover.nc"),
+    store: Store = None,
+    jobs: Jobs = None,
+    seed: StudySeed = 1,
+) -> None:
+    _study("recover", study, out, replicates, store, jobs, seed)
+
+
+@app.command(
+    help=_help(
+        "Which design to run: how often each of the file's `designs` finds the best group, and at what cost.",
+        "The file defines `model`, `design`, `designs` and `decide`, and may define `costs`, `target`, `maximize` and "
+        f"`plan_params` (values to assume; the rest comes from the priors). {TRUSTED} Exit code 1: no design is sure "
+        "to meet the target.",
+        examples="  bayeshlm plan models/teaching_methods.py --replicates 400 --store plan-replicates",
+    )
+)
+def plan(
+    study: Study,
+    replicates: Replicates = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help=RESULT)] = Path("plan.nc"),
+    store: Store = None,
+    jobs: Jobs = None,
+    seed: StudySeed = 1,
+) -> None:
+    _study("plan", study, out, replicates, store, jobs, seed)
+
+
 @app.command(
     help=_help(
         "Write the report of a saved posterior: one HTML file that needs nothing else.",
@@ -167,6 +239,17 @@ def report(
         from bayeshlm.cli import fitting
 
         _finish(fitting.report(terminal, posterior, out=out, by=by))
+
+
+def _study(
+    kind: str, study: str, out: Path, replicates: int | None, store: Path | None, jobs: int | None, seed: int
+) -> None:
+    with session() as terminal:
+        from bayeshlm.cli import studying
+
+        status = getattr(studying, kind)(terminal, studying.Request(study, out, replicates, store, jobs, seed))
+        if status != "PASS":
+            raise typer.Exit(NOT_CONVERGED)
 
 
 def main() -> None:

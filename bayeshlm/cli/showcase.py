@@ -76,7 +76,7 @@ def run(terminal: Terminal, *, folder: Path, seed: int) -> str:
     comparison = terminal.stage("compare", lambda: fitting.compared(posterior, "method", found))
     data, truth = folder / "students.parquet", folder / "truth.nc"
     terminal.stage("write", lambda: simulating.write_data(world.data, data), lambda p: str(p))
-    terminal.stage("write", lambda: simulating.write_truth(world.truth, truth), lambda p: str(p))
+    terminal.stage("write", lambda: simulating.write_result(world.truth, truth), lambda p: str(p))
     fitting.write(terminal, posterior, out=folder / "fit.nc", report=folder / "report.html", by="method")
 
     terminal.status(found.status, found.to_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -25,15 +26,22 @@ if TYPE_CHECKING:
 DATA_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 TRUTH_SUFFIXES = (".nc",)
 MODULE = "bayeshlm_study_file"
+MAPPINGS = ("params", "costs", "target", "plan_params")
 
 
 @dataclass(frozen=True)
 class StudyFile:
-    """What a study file defines."""
+    """What a study file defines: `params` for simulate and recover, the names after it for plan."""
 
     model: Model
     design: Design
-    params: Mapping[str, Any] | None
+    params: Mapping[str, Any] | None = None
+    designs: Any = None
+    decide: Any = None
+    costs: Mapping[str, Any] | None = None
+    target: Mapping[str, Any] | None = None
+    maximize: bool | None = None
+    plan_params: Mapping[str, Any] | None = None
 
 
 def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: int | None) -> None:
@@ -49,11 +57,11 @@ def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: 
     )
     terminal.stage("write", lambda: write_data(world.data, out), lambda p: str(p))
     if truth is not None:
-        terminal.stage("write", lambda: write_truth(world.truth, truth), lambda p: str(p))
+        terminal.stage("write", lambda: write_result(world.truth, truth), lambda p: str(p))
 
 
 def load_study(reference: str) -> StudyFile:
-    """Run a study file and take `model`, `design` and, where there is one, `params` from it.
+    """Run a study file and take `model`, `design` and, where there are such, the other fields of `StudyFile` from it.
 
     Parameters
     ----------
@@ -74,7 +82,7 @@ def load_study(reference: str) -> StudyFile:
             raise DesignError(f"{where} defines no {name!r}. It defines {listed(public, 20)}.")
         found = found[name]
         where = f"{name!r} in {where}"
-    parts = {part: _part(found, part) for part in ("model", "design", "params")}
+    parts = {field.name: _part(found, field.name) for field in dataclasses.fields(StudyFile)}
     from bayeshlm.simulation.design import Design
     from bayeshlm.spec.model import Model
 
@@ -83,8 +91,11 @@ def load_study(reference: str) -> StudyFile:
         for part, kind in (("model", Model), ("design", Design))
         if not isinstance(parts[part], kind)
     ]
-    if parts["params"] is not None and not isinstance(parts["params"], Mapping):
-        problems.append(f"'params' is a {type(parts['params']).__name__}, not a mapping of name to value")
+    problems += [
+        f"{part!r} is a {type(parts[part]).__name__}, not a mapping of name to value"
+        for part in MAPPINGS
+        if parts[part] is not None and not isinstance(parts[part], Mapping)
+    ]
     if problems:
         raise DesignError(
             f"{where}: {'; '.join(problems)}. A study defines model = bayeshlm.Model(...) and "
@@ -167,9 +178,9 @@ def write_data(data: pd.DataFrame, path: Path) -> Path:
     return _whole(path, write)
 
 
-def write_truth(truth: xr.Dataset, path: Path) -> Path:
-    """Write the true parameters as NetCDF, whole or not at all."""
-    return _whole(path, lambda part: truth.to_netcdf(part, engine="h5netcdf"))
+def write_result(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
+    """Write a truth or a study's result as NetCDF, whole or not at all."""
+    return _whole(path, lambda part: result.to_netcdf(part, engine="h5netcdf"))
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> Path:

@@ -77,12 +77,22 @@ class Terminal:
         with clock:
             clock.add_task(name, total=None)
             result = work()
+        self._done(name, detail(result), time.perf_counter() - start)
+        return result
+
+    def work[T](self, name: str, work: Callable[[], T], detail: Callable[[T], str] = lambda _: "") -> T:
+        """As `stage`, for work that shows a progress bar of its own."""
+        start = time.perf_counter()
+        result = work()
+        self._done(name, detail(result), time.perf_counter() - start)
+        return result
+
+    def _done(self, name: str, detail: str, took: float) -> None:
         self.stop_if_interrupted()
         room = max(0, min(DETAIL_WIDTH, self.out.width - STAGE_WIDTH - TIME_WIDTH - 3))
-        line = Text(f"  {name:<{STAGE_WIDTH}}{clean(detail(result)):<{room}}")
-        line.append(f" {seconds(time.perf_counter() - start):>{TIME_WIDTH}}", style="cyan")
+        line = Text(f"  {name:<{STAGE_WIDTH}}{clean(detail):<{room}}")
+        line.append(f" {seconds(took):>{TIME_WIDTH}}", style="cyan")
         self.out.print(line, soft_wrap=True)
-        return result
 
     def stop_if_interrupted(self) -> None:
         """Raise KeyboardInterrupt again where a library took Ctrl-C for a request to stop early (PyMC does)."""

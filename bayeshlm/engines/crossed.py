@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
-from bayeshlm.engines.base import Problem, constrain
-from bayeshlm.engines.crossing import Crossing, cross
-from bayeshlm.engines.marginal import Sweep, draw_given_residual, pseudo_variance
 from bayeshlm.engines import small
+from bayeshlm.engines.base import Problem, constrain
+from bayeshlm.engines.crossing import cross
+from bayeshlm.engines.marginal import Sweep, draw_given_residual, pseudo_variance
 
 Array = NDArray[np.float64]
 BATCH_NUMBERS = 2**20  # numbers per working array

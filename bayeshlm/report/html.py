@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bayeshlm.errors import DataError
 
@@ -13,19 +14,23 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeshlm.report.contents import Contents
+    from bayeshlm.report.study import StudyPage
 
 LONGEST_CELL = 80  # characters of a name in a table; all of it is in the cell's title
+STUDIES = {"plan": "bayeshlm.report.plan_page", "sbc": "bayeshlm.report.sbc_page",
+           "recover": "bayeshlm.report.recover_page"}  # fmt: skip
 
 
-def report(posterior: xr.DataTree, path: str | os.PathLike[str], *, by: str | None = None) -> Path:
-    """Write a report on a posterior as one HTML file.
+def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *, by: str | None = None) -> Path:
+    """Write a report on a posterior, or on the result of `sbc`, `recover` or `plan`, as one HTML file.
 
     Everything comes from the DataTree, so a posterior that was saved and loaded gives the same file. It needs no
     network and holds no script; it is written whole or not at all.
 
     Parameters
     ----------
-    posterior : xarray.DataTree
+    posterior : xarray.DataTree or xarray.Dataset
+        Of `fit`, `sbc`, `recover` or `plan`.
     path : path
     by : str, optional
         What to compare, as in `compare`. Default: a categorical common effect that is constant within the groups of a
@@ -42,18 +47,25 @@ def report(posterior: xr.DataTree, path: str | os.PathLike[str], *, by: str | No
     DataError
         If `by` cannot be compared, the tree is no posterior of `fit`, or the folder does not exist.
     """
-    from bayeshlm.report.contents import collect
-
     target = Path(path)
     if not target.parent.is_dir():
         raise DataError(f"The folder of {str(target)!r} does not exist.")
     if target.is_dir():
         raise DataError(f"{str(target)!r} is a folder; the report is a file, e.g. report.html.")
-    _write(target, render(collect(posterior, by)))
+    kind = getattr(posterior, "attrs", {}).get("kind")
+    if kind in STUDIES:
+        if by is not None:
+            raise DataError(f"by= belongs to the report of a posterior; this is a {kind}.")
+        page = importlib.import_module(STUDIES[kind]).collect(posterior)
+        _write(target, render(page, "study.html"))
+    else:
+        from bayeshlm.report.contents import collect
+
+        _write(target, render(collect(cast("xr.DataTree", posterior), by)))
     return target
 
 
-def render(contents: Contents) -> str:
+def render(contents: Contents | StudyPage, template: str = "report.html") -> str:
     """The page. Autoescape is on, and characters that cannot be seen are made visible."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -64,7 +76,7 @@ def render(contents: Contents) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["brief"] = lambda text: shortened(text, LONGEST_CELL)
-    return environment.get_template("report.html").render(page=contents)
+    return environment.get_template(template).render(page=contents)
 
 
 def _finalize(value: Any) -> Any:

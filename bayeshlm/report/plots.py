@@ -89,7 +89,7 @@ def forest(rows: Forest, *, alt: str, key: str) -> str:
         axes.set_ylim(heights[-1] + 0.7, -0.7)
         axes.spines["left"].set_visible(False)
         raw = rows.raw[known]
-        _limits(axes, np.concatenate([rows.lower, rows.upper, raw, [rows.neutral]]), rows.log)
+        set_limits(axes, np.concatenate([rows.lower, rows.upper, raw, [rows.neutral]]), rows.log)
         axes.set_xlabel(canvas.text(rows.axis, 70))
         return canvas.svg(alt, key)
 
@@ -110,7 +110,7 @@ def honest_against_naive(frame: Forest, words: tuple[str, str], *, alt: str, key
         axes.set_yticks([])
         axes.set_ylim(1.45, -0.85)
         axes.spines["left"].set_visible(False)
-        _limits(axes, np.concatenate([frame.lower, frame.upper, [frame.neutral]]), frame.log)
+        set_limits(axes, np.concatenate([frame.lower, frame.upper, [frame.neutral]]), frame.log)
         axes.set_xlabel(canvas.text(frame.axis, 60))
         return canvas.svg(alt, key)
 
@@ -133,11 +133,11 @@ def group_mean_check(check: GroupMeanCheck, *, log: bool, axis: str, alt: str, k
             markeredgewidth=0,
         )
         everything = np.concatenate([check.expected, check.lower, check.upper, check.observed])
-        _limits(axes, check.expected, log)
+        set_limits(axes, check.expected, log)
         low, high = (float(v) for v in (everything.min(), everything.max()))
         if log:
             axes.set_yscale("log")
-        _ticks(axes.yaxis, low, high, log, 5)
+        set_ticks(axes.yaxis, low, high, log, 5)
         axes.set_ylim(low, high if high > low else low + 1)
         axes.set_xlabel("replicated mean of the same rank")
         axes.text(0.0, 1.04, canvas.text(axis, 50), transform=axes.transAxes)
@@ -160,12 +160,13 @@ def prior_to_posterior(draws: Array, grid: Array, density: Array | None, *, alt:
         axes.set_ylim(0, heights.max() * 1.15)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        _ticks(axes.xaxis, float(grid[0]), float(grid[-1]), False, 3)
+        set_ticks(axes.xaxis, float(grid[0]), float(grid[-1]), False, 3)
         axes.tick_params(labelsize=8)
         return canvas.svg(alt, key)
 
 
-def _limits(axes: Axes, values: Array, log: bool) -> None:
+def set_limits(axes: Axes, values: Array, log: bool) -> None:
+    """Limits of the horizontal axis that hold these values, and its ticks."""
     values = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = float(values.min()), float(values.max())
     if log:
@@ -176,10 +177,10 @@ def _limits(axes: Axes, values: Array, log: bool) -> None:
     if log:
         low, high = float(np.exp(low)), float(np.exp(high))
     axes.set_xlim(low, high)
-    _ticks(axes.xaxis, low, high, log, 5)
+    set_ticks(axes.xaxis, low, high, log, 5)
 
 
-def _ticks(axis: Any, low: float, high: float, log: bool, count: int) -> None:
+def set_ticks(axis: Any, low: float, high: float, log: bool, count: int) -> None:
     """Plain numbers at round places, on a logarithmic axis too (whose own ticks, powers of ten, are too far apart)."""
     from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 

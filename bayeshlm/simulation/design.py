@@ -193,7 +193,8 @@ class Design:
         groups = 1
         for name, size in self.levels:
             children = _children(size, groups, rng)
-            parents[name] = np.repeat(np.arange(groups), children)
+            if name != self.unit:  # a unit's group is never asked for, and there may be 1e9 of them
+                parents[name] = np.repeat(np.arange(groups), children)
             groups = int(children.sum())
         return Structure(self.groupings, parents, children)
 

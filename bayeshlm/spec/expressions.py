@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayeshlm.errors import FormulaError
 
 STATEFUL = ("center", "scale")  # need a constant of the data: its mean, and its standard deviation
@@ -151,6 +154,23 @@ def compile_expression(node: Node, column: Callable[[str], Any], constants: Mapp
         mean, sd = constants[node]
         return inner[0] - mean if node.value == "center" else (inner[0] - mean) / sd
     return _CALLS[str(node.value)](inner[0])
+
+
+def evaluate_expression(
+    node: Node, column: Callable[[str], Any], constants: Mapping[Node, tuple[float, float]]
+) -> NDArray[np.float64]:
+    """The same of NumPy arrays: `column` maps a name to its values."""
+    if node.kind == "column":
+        return np.asarray(column(str(node.value)), dtype=float)
+    if node.kind == "number":
+        return np.asarray(float(node.value))
+    inner = [evaluate_expression(child, column, constants) for child in node.children]
+    if node.kind == "operator":
+        return np.asarray(_OPERATIONS[str(node.value), len(inner)](*inner))
+    if node.value in STATEFUL:
+        mean, sd = constants[node]
+        return inner[0] - mean if node.value == "center" else (inner[0] - mean) / sd
+    return np.asarray(getattr(np, str(node.value))(inner[0]))  # NumPy has all of FUNCTIONS under their names
 
 
 _OPERATIONS: dict[tuple[str, int], Callable[..., Any]] = {

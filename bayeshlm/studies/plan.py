@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,17 @@ from bayeshlm.data.checks import check_statistics
 from bayeshlm.data.layout import Layout
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.base import unsupported
-from bayeshlm.errors import BayeshlmError, BayeshlmWarning, DesignError, EngineError, PriorError, listed
-from bayeshlm.posterior.compare import check_prob
+from bayeshlm.errors import BayeshlmError, BayeshlmWarning, DesignError, EngineError, listed
 from bayeshlm.posterior.draws import column_means, find_factor, find_level, values_of
 from bayeshlm.simulation.design import Design
-from bayeshlm.spec.model import Model, matching
-from bayeshlm.studies.planned import Question, summarise
+from bayeshlm.simulation.simulate_statistics import simulate_statistics
+from bayeshlm.spec.model import Model
+from bayeshlm.studies.planned import summarise
+from bayeshlm.studies.question import Question, ask
+from bayeshlm.studies.quick import quick_values
 from bayeshlm.studies.runner import run
 from bayeshlm.studies.score import SCORES, score
-from bayeshlm.studies.shared_truth import FIT, NOISE, Streams, fixed, shared_params
-from bayeshlm.studies.targets import check_target
-from bayeshlm.studies.weighted import weighted_values
+from bayeshlm.studies.shared_truth import FIT, UNITS, Streams, fixed, shared_noise, shared_params
 
 if TYPE_CHECKING:
     import os
@@ -116,7 +116,7 @@ def plan(
     DesignError, DataError, PriorError, EngineError
         Before any work, naming every design that cannot be run or decided on.
     """
-    question = _question(model, designs, decide, params, fit_model, costs, target, maximize, prob)
+    question = ask(model, designs, decide, params, fit_model, costs, target, maximize, prob)
     probes = _probe_all(question)
     task = Task(question, tuple(statistics.layout for statistics, _ in probes))
     results = run(
@@ -142,17 +142,17 @@ class Task:
         question, streams = self.question, Streams(seed)
         count = len(question.designs)
         scores = np.full((count, len(SCORES)), np.nan)
-        typical, weighted = np.full(count, np.nan), np.zeros(count)
+        typical, quick = np.full(count, np.nan), np.zeros(count)
         sizes = np.zeros((count, len(question.levels)))
         errors = [""] * count
         for k, (design, layout) in enumerate(zip(question.designs, self.layouts, strict=True)):
             try:
-                found, sizes[k], typical[k], weighted[k] = one(question, fixed(design, streams), layout, streams)
+                found, sizes[k], typical[k], quick[k] = one(question, fixed(design, streams), layout, streams)
                 scores[k] = [found[name] for name in SCORES]
             except Exception as raised:  # whatever ends one design's fit is a row of the failures, and the others go on
                 errors[k] = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         return {
-            "scores": scores, "sizes": sizes, "typical": typical, "weighted": weighted, "errors": np.array(errors),
+            "scores": scores, "sizes": sizes, "typical": typical, "quick": quick, "errors": np.array(errors),
         }  # fmt: skip
 
 
@@ -162,28 +162,28 @@ def one(
     """Simulate, fit and decide once: (scores, groups of each level, typical outcome, whether the quick fit did)."""
     model = question.model
     params = shared_params(model, layout, design, question.params, streams)
-    statistics, truth = _world(model, design, params, streams.stream(NOISE))
+    statistics, truth = _world(model, design, params, streams)
     analysed = dataclasses.replace(statistics, model=question.fit_model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BayeshlmWarning)  # of a mixed factor: the design is simulated as it was asked
         check_statistics(analysed)
     true = values_of(statistics, question.decide, lambda name: truth[name][None])
-    values = weighted_values(analysed, question.decide, truth, streams.stream(FIT))
+    values = quick_values(analysed, question.decide, truth, streams.stream(FIT))
     if values.labels != true.labels:
         raise EngineError("The groups fitted are not the groups simulated.")
     found = score(
         values, true.draws[0], log=model.family_spec.log_response, maximize=question.maximize, prob=question.prob
     )
-    return found, _sizes(question, design), _typical(statistics, question.decide, truth), values.weighted
+    return found, _sizes(question, design), _typical(statistics, question.decide, truth), values.quick
 
 
 def _world(
-    model: Model, design: Design, params: Mapping[str, Any], rng: np.random.Generator
+    model: Model, design: Design, params: Mapping[str, Any], streams: Streams
 ) -> tuple[Statistics, dict[str, Array]]:
-    from bayeshlm.simulation.simulate import simulate
-    from bayeshlm.data.statistics import compress
-    world = simulate(model, design, params=params, random_seed=rng)
-    return compress(model, world.data), {str(name): values.to_numpy() for name, values in world.truth.items()}
+    """(statistics, true values by name) of a design without random sizes."""
+    noise = shared_noise(design, streams)
+    world = simulate_statistics(model, design, params=params, random_seed=streams.stream(UNITS), mean_noise=noise)
+    return world.statistics, {name: values for name, (_, values) in world.parameters.values.items()}
 
 
 def _sizes(question: Question, design: Design) -> Array:
@@ -207,106 +207,6 @@ def _typical(statistics: Statistics, decide: str, truth: Mapping[str, Array]) ->
     return total
 
 
-def _question(
-    model: Model, designs: object, decide: object, params: Mapping[str, Any] | None, fit_model: Model | None,
-    costs: Mapping[str, float] | None, target: Mapping[str, float] | None, maximize: object, prob: float,
-) -> Question:  # fmt: skip
-    """Everything that can be checked without a draw."""
-    for name, value in (("model", model), ("fit_model", model if fit_model is None else fit_model)):
-        if not isinstance(value, Model):
-            raise DesignError(f"{name} is a {type(value).__name__}, not a bayeshlm.Model.")
-    check_prob(prob)
-    if not isinstance(maximize, bool):
-        raise DesignError(f"maximize={maximize!r} is True or False.")
-    if not isinstance(decide, str):
-        raise DesignError(f"decide={decide!r} is the name of a level or of a categorical common effect.")
-    labels, found = _labelled(designs)
-    levels = tuple(dict.fromkeys(name for design in found for name, _ in design.levels))
-    analysis = model if fit_model is None else fit_model
-    _check_analysis(model, analysis)
-    prices = None if costs is None else _prices(costs, levels)
-    goal = None if target is None else check_target(target, multiplicative=model.family_spec.log_response)
-    if goal is not None and prices is None:
-        raise DesignError("target= needs costs=, to say which design that meets it is the cheapest.")
-    effects = [group.effect_name(effect) for group in model.terms.groups for effect in group.effects]
-    named = {str(matching(name, [*model.parameters, *effects]) or name): value for name, value in (params or {}).items()}
-    if "sigma" in named and np.ndim(named["sigma"]) == 0 and named["sigma"] == 0:
-        raise DesignError(
-            "params: sigma = 0 makes all units of a group equal, and no fit can tell a residual of 0 from rounding. "
-            "Give a small sigma instead."
-        )
-    return Question(
-        model.with_priors(model.complete_priors), tuple(labels), tuple(found), decide, named,
-        analysis.with_priors(analysis.complete_priors), prices, goal, maximize, float(prob), levels,
-    )  # fmt: skip
-
-
-def _labelled(designs: object) -> tuple[list[str], list[Design]]:
-    if isinstance(designs, Mapping):
-        labels, found = [str(label) for label in designs], list(designs.values())
-        if len(set(labels)) < len(labels):
-            raise DesignError(f"designs: two labels are the same as text: {listed(labels)}.")
-    elif isinstance(designs, Iterable) and not isinstance(designs, str | Design):
-        found = list(designs)
-        labels = [_name(design) if isinstance(design, Design) else "" for design in found]
-        # Designs that differ in more than their sizes (covariates, treatments), or in nothing, are numbered.
-        seen: dict[str, int] = {}
-        for k, label in enumerate(labels):
-            seen[label] = seen.get(label, 0) + 1
-            labels[k] = label if seen[label] == 1 else f"{label} ({seen[label]})"
-    else:
-        raise DesignError(
-            f"designs is a {type(designs).__name__}; give a list of bayeshlm.Design (see Design.grid), or a mapping of "
-            "labels to designs."
-        )
-    wrong = [k for k, design in enumerate(found) if not isinstance(design, Design)]
-    if wrong or not found:
-        raise DesignError(
-            f"designs: {'no design is given' if not found else f'numbers {listed(wrong)} are not a bayeshlm.Design'}."
-        )
-    return labels, found
-
-
-def _name(design: Design) -> str:
-    """Sizes in words: `5 method x 10 instructor x 20 student`."""
-    return " \N{MULTIPLICATION SIGN} ".join(f"{_size_text(size)} {name}" for name, size in design.levels)
-
-
-def _size_text(size: Any) -> str:
-    if isinstance(size, tuple):
-        if len(set(size)) == 1:
-            return str(size[0])
-        return f"{min(size)}-{max(size)} ({'+'.join(map(str, size)) if len(size) <= 6 else f'{len(size)} sizes'})"
-    return f"{size:,}" if isinstance(size, int) else str(size)
-
-
-def _check_analysis(model: Model, analysis: Model) -> None:
-    same = (model.formula, model.family, model.se, model.weights) == (
-        analysis.formula, analysis.family, analysis.se, analysis.weights,
-    )  # fmt: skip
-    if not same:
-        raise DesignError(
-            f"fit_model ({analysis.formula!r}, {analysis.family}) must have the formula and family of model "
-            f"({model.formula!r}, {model.family}): a plan varies priors. For a misspecified analysis see sbc and recover."
-        )
-    if analysis.missing_priors:
-        raise PriorError(
-            f"No prior for {listed(analysis.missing_priors)}: a plan analyses data that are not there yet, so that no "
-            "default can be scaled by them. Give priors."
-        )
-
-
-def _prices(costs: Mapping[str, float], levels: tuple[str, ...]) -> dict[str, float]:
-    problems = [f"{name!r} is no level of the designs" for name in costs if name not in levels]
-    for name, price in costs.items():
-        number = isinstance(price, int | float | np.integer | np.floating) and not isinstance(price, bool)
-        if not number or not np.isfinite(price) or price < 0:
-            problems.append(f"{name}={price!r} is no price")
-    if problems or not costs:
-        raise DesignError(f"costs: {'; '.join(problems) or 'no price is given'}. The levels are {listed(levels)}.")
-    return {name: float(price) for name, price in costs.items()}
-
-
 def _probe_all(question: Question) -> list[tuple[Statistics, dict[str, Array]]]:
     """Simulate every design once and check that it can be fitted and decided on; all offenders in one message."""
     probes, problems = [], []
@@ -327,7 +227,7 @@ def _probe_all(question: Question) -> list[tuple[Statistics, dict[str, Array]]]:
 
 
 def _probe(question: Question, design: Design, streams: Streams) -> tuple[Statistics, dict[str, Array]]:
-    statistics, truth = _world(question.model, design, question.params, streams.stream(NOISE))
+    statistics, truth = _world(question.model, design, question.params, streams)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BayeshlmWarning)
         check_statistics(statistics)

@@ -6,16 +6,14 @@ import datetime
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.errors import EngineError
-from bayeshlm.simulation.design import Design
-from bayeshlm.spec.model import Model
-from bayeshlm.studies.runner import Results
+from bayeshlm.studies.question import Question
+from bayeshlm.studies.runner import Results, seed_of
 from bayeshlm.studies.score import SCORES
 from bayeshlm.studies.targets import (
     AT_LEAST,
@@ -40,32 +38,6 @@ WORDS = {
     "p_best": "P(choose the best)", "assurance": "assurance", "power": "power", "expected_loss": "expected loss",
     "outcome_loss": "expected loss in units of the outcome", "width": "width of the contrasts' intervals",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a plan was asked: everything that its answer depends on, checked.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        Of the designs.
-    levels : tuple of str
-        Names of all levels of all designs, the units among them.
-    The others as the arguments of `bayeshlm.plan`.
-    """
-
-    model: Model
-    labels: tuple[str, ...]
-    designs: tuple[Design, ...]
-    decide: str
-    params: Mapping[str, Any]
-    fit_model: Model
-    costs: Mapping[str, float] | None
-    target: Mapping[str, float] | None
-    maximize: bool
-    prob: float
-    levels: tuple[str, ...]
 
 
 def summarise(question: Question, results: Results, baseline: str) -> xr.Dataset:
@@ -187,8 +159,6 @@ def sentence(question: Question, found: Recommendation, variables: Mapping[str, 
 
 def _failures(question: Question, results: Results) -> dict[str, Any]:
     """Every fit that failed, and replicates that failed as a whole (design: all)."""
-    from bayeshlm.studies.runner import seed_of
-
     rows = [(int(r), "all", int(s), str(e)) for r, s, e in results.failures.itertuples(index=False)]
     errors = results.values["errors"] if results.finished else np.empty((0, 0), dtype=str)
     for i, k in np.argwhere(errors != ""):
@@ -221,10 +191,9 @@ def _attrs(question: Question, results: Results, typical: float, log: bool, base
         "replicates": results.replicates, "random_seed": results.random_seed,
         "loss_unit": f"share of the outcome of {baseline}" if log else f"units of {question.model.terms.response.name}",
         "width_unit": "log ratio" if log else f"units of {question.model.terms.response.name}",
-        "simultaneous_error": ERROR, "engine_took_over": int((results.values["weighted"] == 0).sum()),
+        "simultaneous_error": ERROR, "engine_took_over": int((results.values["quick"] == 0).sum()),
         "seconds": float(results.seconds.sum()), "version": __version__,
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recommended": "", "recommendation": "",
     }  # fmt: skip
     return attrs | ({"typical_outcome": typical} if log else {})
-

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.errors import EngineError
-from bayeshlm.studies.weighted import WeightedValues
+from bayeshlm.studies.quick import QuickValues
 
 Array = NDArray[np.float64]
 ALL_PAIRS = 12  # up to so many groups all pairs are judged; of more each with the next, which has the same expectation
@@ -18,12 +18,12 @@ SCORES = (
 )  # fmt: skip
 
 
-def score(values: WeightedValues, truth: Array, *, log: bool, maximize: bool, prob: float) -> dict[str, float]:
+def score(values: QuickValues, truth: Array, *, log: bool, maximize: bool, prob: float) -> dict[str, float]:
     """Score a decision against the truth.
 
     Parameters
     ----------
-    values : WeightedValues
+    values : QuickValues
         Posterior of the groups' values.
     truth : (groups,)
         Their true values, in the same order, on the scale on which effects add.
@@ -48,15 +48,16 @@ def score(values: WeightedValues, truth: Array, *, log: bool, maximize: bool, pr
     EngineError
         If draws are not finite.
     """
-    if not np.isfinite(values.draws).all():
-        raise EngineError("The posterior's draws are not finite.")
-    shown, true = (np.exp(values.draws), np.exp(truth)) if log else (values.draws, truth)
+    with np.errstate(over="ignore"):  # refused below
+        shown, true = (np.exp(values.draws), np.exp(truth)) if log else (values.draws, truth)
+    if not np.isfinite(shown).all() or not np.isfinite(true).all():
+        raise EngineError("Draws or truth leave the floats: the priors allow absurd effects.")
     if not maximize:
         shown, true = -shown, -true
-    chosen = int(np.argmax(values.weight @ shown))
+    chosen = int(np.argmax(shown.mean(axis=0)))
     best = true.max()
     top = shown == shown.max(axis=1, keepdims=True)
-    p_best = float(values.weight @ (top[:, chosen] / top.sum(axis=1)))
+    p_best = float((top[:, chosen] / top.sum(axis=1)).mean())
     correct = float(true[chosen] == best)
     return {
         "correct": correct, "assured": correct * (p_best >= prob), "loss": float(best - true[chosen]),
@@ -64,11 +65,11 @@ def score(values: WeightedValues, truth: Array, *, log: bool, maximize: bool, pr
     }  # fmt: skip
 
 
-def _contrasts(values: WeightedValues, truth: Array, prob: float) -> dict[str, float]:
+def _contrasts(values: QuickValues, truth: Array, prob: float) -> dict[str, float]:
     a, b = _pairs(len(truth))
     difference = truth[a] - truth[b]
-    lower, middle, upper = weighted_quantiles(
-        values.draws[:, a] - values.draws[:, b], values.weight, [(1 - prob) / 2, 0.5, (1 + prob) / 2]
+    lower, middle, upper = np.quantile(
+        values.draws[:, a] - values.draws[:, b], [(1 - prob) / 2, 0.5, (1 + prob) / 2], axis=0
     )
     sure = (lower > 0) | (upper < 0)
     wrong = sure & (np.sign(middle) != np.sign(difference))
@@ -86,14 +87,3 @@ def _pairs(groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return first, (first + 1) % groups
     pairs = np.array(list(itertools.combinations(range(groups), 2)))
     return pairs[:, 0], pairs[:, 1]
-
-
-def weighted_quantiles(draws: Array, weight: Array, probabilities: list[float]) -> Array:
-    """(probabilities, columns) quantiles of weighted draws (n, columns), between the middles of their steps."""
-    order = np.argsort(draws, axis=0)
-    ordered = np.take_along_axis(draws, order, axis=0)
-    share = weight[order]
-    middle = np.cumsum(share, axis=0) - 0.5 * share
-    return np.stack([
-        np.array([np.interp(p, middle[:, k], ordered[:, k]) for k in range(draws.shape[1])]) for p in probabilities
-    ])  # fmt: skip

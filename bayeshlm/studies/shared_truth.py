@@ -1,9 +1,10 @@
 """One truth for all designs of a plan: common random numbers.
 
 In a replicate, every design meets the same parameters, and a group that several designs have (the third instructor of
-the second method) has the same effect in all of them. Designs are then compared on the same worlds, as matched pairs
-are: the luck of the draw cancels from their differences. Each parameter and each family of siblings has a stream of
-random numbers of its own, so that a design's worlds do not depend on which other designs are in the plan.
+the second method) has the same effect in all of them, and the same standardised error of its mean. Designs are then
+compared on the same worlds, as matched pairs are: the luck of the draw cancels from their differences. Each parameter
+and each family of siblings has a stream of random numbers of its own, so that a design's worlds do not depend on which
+other designs are in the plan.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bayeshlm.spec.priors import LKJ, Prior
 
 Array = NDArray[np.float64]
 MOST_FAMILIES = 5000  # beyond so many parents their children share one stream: designs then share less
-PARAMETER, EFFECT, SIZES, NOISE, FIT = range(5)  # what a stream is for
+PARAMETER, EFFECT, SIZES, NOISE, UNITS, FIT = range(6)  # what a stream is for
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Streams:
         key = (*self.seed.spawn_key, kind, zlib.crc32(name.encode()), *path)
         return np.random.default_rng(np.random.SeedSequence(self.seed.entropy, spawn_key=key))
 
-    def children(self, level: str, path: tuple[int, ...], count: int, width: int) -> Array:
+    def children(self, kind: int, level: str, path: tuple[int, ...], count: int, width: int) -> Array:
         """(count, width) standard normals of a group's children: more children begin with the same ones."""
-        key = (zlib.crc32(level.encode()), width, *path)
+        key = (kind, zlib.crc32(level.encode()), width, *path)
         if key not in self._drawn or len(self._drawn[key]) < count:
-            self._drawn[key] = self.stream(EFFECT, level, path).standard_normal((count, width))
+            self._drawn[key] = self.stream(kind, level, path).standard_normal((count, width))
         return self._drawn[key][:count]
 
 
@@ -100,6 +101,12 @@ def shared_params(
     return values
 
 
+def shared_noise(design: Design, streams: Streams) -> Array:
+    """(innermost groups,) standardised errors of the groups' means; of a design without random sizes."""
+    structure = design.draw(np.random.default_rng(0))
+    return _normals(NOISE, structure.levels[-1], structure, 1, streams)[:, 0]
+
+
 def _effects(level: Level, structure: Structure, values: Mapping[str, Any], streams: Streams) -> dict[str, Array]:
     """Effects of a level's groups, in the order of the groups."""
     sds = [_labelled(values[f"{block.name}_sigma"], block) for block in level.blocks]
@@ -111,7 +118,7 @@ def _effects(level: Level, structure: Structure, values: Mapping[str, Any], stre
         scale = np.diag(root)[list(positions)]
         root[np.ix_(positions, positions)] = scale[:, None] * np.linalg.cholesky(correlation)
     innermost = max(level.keys, key=structure.levels.index)
-    drawn = _normals(innermost, structure, len(root), streams) @ root.T
+    drawn = _normals(EFFECT, innermost, structure, len(root), streams) @ root.T
     effects, position = {}, 0
     for block in level.blocks:
         mine = drawn[:, position : position + len(block.columns)]
@@ -127,15 +134,15 @@ def _labelled(value: Any, block: Block) -> Array:
     return np.broadcast_to(np.asarray(value, dtype=float), len(block.columns))
 
 
-def _normals(level: str, structure: Structure, width: int, streams: Streams) -> Array:
+def _normals(kind: int, level: str, structure: Structure, width: int, streams: Streams) -> Array:
     """(groups, width) standard normals by each group's place in the nesting."""
     parent = structure.parent[level]
     counts = np.bincount(parent)
     if len(counts) > MOST_FAMILIES:
-        return streams.children(level, (), len(parent), width)
+        return streams.children(kind, level, (), len(parent), width)
     paths = _paths(structure, structure.levels.index(level) - 1)
     return np.concatenate([
-        streams.children(level, path, count, width) for path, count in zip(paths, counts.tolist(), strict=True)
+        streams.children(kind, level, path, count, width) for path, count in zip(paths, counts.tolist(), strict=True)
     ])  # fmt: skip
 
 

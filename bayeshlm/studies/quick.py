@@ -1,8 +1,8 @@
-"""The quick fit of a simulated study: weighted draws of what each group is worth, and nothing else.
+"""The quick fit of a simulated study: draws of what each group is worth, and nothing else.
 
 A plan fits thousands of small data sets and asks one thing of each. The truth is known here, so the mode search starts
-at it; one Laplace proposal is weighted instead of a Markov chain; only the levels that are decided on are drawn. The
-posterior is the engine's: where the weights are not good enough, the engine itself fits.
+at it; hyperparameters are drawn by sampling importance resampling instead of a Markov chain; only the levels that are
+decided on are drawn. The posterior is the engine's: where the weights are not good enough, the engine itself fits.
 """
 
 from __future__ import annotations
@@ -29,28 +29,23 @@ ENGINE_DRAWS = 1000  # where the engine takes over
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedValues:
+class QuickValues:
     """Draws of what each group is worth, on the scale on which effects add.
 
     Attributes
     ----------
     labels : list
     draws : (n, groups)
-    weight : (n,)
-        Sums to one.
-    weighted : bool
+    quick : bool
         False where the engine had to take over.
     """
 
     labels: list[Any]
     draws: Array
-    weight: Array
-    weighted: bool
+    quick: bool
 
 
-def weighted_values(
-    statistics: Statistics, by: str, truth: Mapping[str, Array], rng: np.random.Generator
-) -> WeightedValues:
+def quick_values(statistics: Statistics, by: str, truth: Mapping[str, Array], rng: np.random.Generator) -> QuickValues:
     """Fit a simulated study and draw the values of the groups of a level or a categorical common effect.
 
     Parameters
@@ -74,13 +69,13 @@ def weighted_values(
         return found
     result = fit_exact(statistics, draws=ENGINE_DRAWS, chains=1, seed=int(rng.integers(2**31)))
     values = values_of(statistics, by, lambda name: result.variables[name].values[0])
-    return WeightedValues(values.labels, values.draws, np.full(ENGINE_DRAWS, 1 / ENGINE_DRAWS), False)
+    return QuickValues(values.labels, values.draws, False)
 
 
 def _importance(
     problem: Problem, statistics: Statistics, by: str, truth: Mapping[str, Array], rng: np.random.Generator
-) -> WeightedValues | None:
-    """Weighted draws, or None where the weights are not good enough."""
+) -> QuickValues | None:
+    """Draws, or None where the weights are not good enough."""
     marginal = Marginal(problem)
     low, high = search_box(problem)
 
@@ -92,33 +87,40 @@ def _importance(
     if not np.isfinite(modes[0][0]):
         return None
     proposal = importance.laplace(modes)
-    theta, weight = _weigh(log_density, proposal, rng)
-    if weight is None:
+    theta = _resample(log_density, proposal, rng)
+    if theta is None:
         proposal, _ = importance.adapt(log_density, proposal, rng)
-        theta, weight = _weigh(log_density, proposal, rng)
-    if weight is None:
+        theta = _resample(log_density, proposal, rng)
+    if theta is None:
         return None
     level = find_level(statistics, by)
     depth = 0 if level is None else 1 + problem.level_index.index(statistics.layout.levels.index(level))
     beta, effects = marginal.draw_effects(theta, rng, depth=depth)
     draws = _by_name(problem, statistics, beta, effects)
     values = values_of(statistics, by, draws.__getitem__)
-    return WeightedValues(values.labels, values.draws, weight, True)
+    return QuickValues(values.labels, values.draws, True)
 
 
-def _weigh(
+def _resample(
     log_density: importance.LogDensity, proposal: importance.Proposal, rng: np.random.Generator
-) -> tuple[Array, Array | None]:
-    """Draws of a proposal and their normalised weights; None where these are not good enough."""
+) -> Array | None:
+    """(POINTS, d) draws of theta, or None where the weights are not good enough.
+
+    Systematic resampling (Kitagawa 1996, J. of Computational and Graphical Statistics 5(1), appendix): a point is taken
+    as often as its weight says, but for less than one.
+    """
     theta = proposal.sample(POINTS, rng)
     log_weight = log_density(theta) - proposal.logpdf(theta)
     top = log_weight.max()
     if not np.isfinite(top):
-        return theta, None
+        return None
     weight = np.exp(log_weight - top)
     weight /= weight.sum()
     good = 1 / np.sum(weight**2) >= MIN_EFFICIENCY * POINTS
-    return theta, weight if good and importance.pareto_k(log_weight) <= importance.MAX_PARETO_K else None
+    if not good or not importance.pareto_k(log_weight) <= importance.MAX_PARETO_K:
+        return None
+    steps = (np.arange(POINTS) + rng.uniform()) / POINTS
+    return np.asarray(theta[np.minimum(np.searchsorted(np.cumsum(weight), steps), POINTS - 1)])
 
 
 def _by_name(problem: Problem, statistics: Statistics, beta: Array, effects: list[Array]) -> dict[str, Array]:

@@ -1,0 +1,48 @@
+"""Results of studies on the terminal: the verdict first, then figures with their Monte Carlo errors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from bayeshlm.cli.tables import decimals, fixed
+from bayeshlm.cli.terminal import Grid, Terminal
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SHOWN_DESIGNS = 20
+
+
+def plan(terminal: Terminal, result: xr.Dataset) -> str:
+    """Recommendation and designs. PASS, REVIEW (none is sure to meet the target) or FAIL (none does)."""
+    from bayeshlm.report.plan_page import collect, frontier_of
+
+    page = collect(result, figures=False)
+    terminal.verdict(page.lead, page.status)
+    for line in (*page.messages, *page.second):
+        terminal.say(line)
+    shown, left_out = frontier_of(result, SHOWN_DESIGNS)
+    labels = result["design"].values
+    meets = result["meets"].values if "meets" in result else None
+    columns: list[tuple[str, list[str]]] = []
+    if meets is not None:
+        columns.append(("target", [str(meets[k]) for k in shown]))
+    if math.isfinite(float(result["cost"][0])):
+        columns.append(("cost", [f"{float(result['cost'][k]):,.6g}" for k in shown]))
+    for name, title in (("p_best", "P(best)"), ("expected_loss", "loss"), ("assurance", "assurance")):
+        values = [float(result[name][k]) for k in shown]
+        errors = [float(result[f"{name}_mcse"][k]) for k in shown]
+        places = min((decimals(error, 1) for error in errors if error > 0), default=3)
+        cells = [
+            f"{fixed(v, places)} \N{PLUS-MINUS SIGN}{fixed(e, places)}" for v, e in zip(values, errors, strict=True)
+        ]
+        columns.append((title, cells))
+    recommended = [k for k, index in enumerate(shown) if labels[index] == result.attrs["recommended"]]
+    note = f"\N{PLUS-MINUS SIGN}: Monte Carlo standard error. Loss: {result.attrs['loss_unit']}."
+    if left_out:
+        note += f" {left_out} designs that are dearer and no better are on the page only."
+    rows = zip([str(labels[k]) for k in shown], *(cells for _, cells in columns), strict=True)
+    terminal.out.print()
+    terminal.grid(Grid("", ("design", *(title for title, _ in columns)), tuple(rows), note, frozenset(recommended)))
+    return page.status

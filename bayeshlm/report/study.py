@@ -1,0 +1,110 @@
+"""What the page of a study shows: a calibration, a recovery or a plan, in the same parts and the same order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bayeshlm.report.contents import Plate
+from bayeshlm.report.description import Table, number
+from bayeshlm.spec.model import Model
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOST_FAILURES = 20
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: heading, paragraphs, figures, tables, in this order. `small` figures stand four in a row."""
+
+    key: str
+    title: str
+    text: tuple[str, ...] = ()
+    plates: tuple[Plate, ...] = ()
+    tables: tuple[Table, ...] = ()
+    note: str = ""
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """A page. `messages` are what a reader has to know before anything else; `lead` is the verdict."""
+
+    title: str
+    status: str
+    messages: tuple[str, ...]
+    meta: tuple[str, ...]
+    lead: str
+    second: tuple[str, ...]
+    sections: tuple[Section, ...]
+    formula: str
+    family: str
+    priors: Table
+    provenance: tuple[tuple[str, str], ...]
+
+
+def with_error(value: float, error: float, digits: int = 3) -> str:
+    """A figure with its Monte Carlo standard error."""
+    if error != error:
+        return number(value, digits)
+    if abs(value) >= 10 and error >= 1:
+        return f"{value:,.0f} {PLUS_MINUS} {error:,.0f}"
+    return f"{number(value, digits)} {PLUS_MINUS} {number(error, 2)}"
+
+
+def priors(model: Model, analysis: Model, params: Mapping[str, Any]) -> Table:
+    """Every parameter: what was assumed true, and the prior of the analysis where it differs."""
+    differs = model.complete_priors != analysis.complete_priors
+    rows = []
+    for name in model.parameters:
+        true = f"= {_value(params[name])}" if name in params else f"~ {model.complete_priors.get(name, '')}"
+        rows.append((name, true, *((f"~ {analysis.complete_priors[name]}",) if differs or params else ())))
+    rows += [(name, f"= {_value(value)}") + ("",) * (len(rows[0]) - 2) for name, value in params.items()
+             if name not in model.parameters]  # fmt: skip
+    headers = ("parameter", "in the simulated worlds", *(("in the analysis",) if differs or params else ()))
+    return Table(headers, tuple(rows), len(headers))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_value(v)}" for key, v in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        shown = ", ".join(_value(v) for v in value[:8])
+        return f"{shown}, \N{HORIZONTAL ELLIPSIS} ({len(value)} values)" if len(value) > 8 else shown
+    return number(value) if isinstance(value, int | float) else str(value)
+
+
+def failures(rows: Sequence[tuple[str, ...]], headers: tuple[str, ...]) -> Section | None:
+    """The fits that failed, the first of them in full."""
+    if not rows:
+        return None
+    left = len(rows) - MOST_FAILURES
+    note = f"{left:,} further failures are in the stored result." if left > 0 else ""
+    return Section(
+        "failures", "Failures",
+        (f"{len(rows):,} of the fits failed and are in no figure above. If failures depend on the truth, what is left "
+         "is not representative.",),
+        tables=(Table(headers, tuple(rows[:MOST_FAILURES]), len(headers), note),),
+    )  # fmt: skip
+
+
+def provenance(attrs: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    """Who made this, with what seed."""
+    wanted = (("run", "created_at"), ("replicates", "replicates"), ("random seed", "random_seed"),
+              ("engine", "engine"), ("version", "version"))  # fmt: skip
+    rows = [(name, str(attrs[key])) for name, key in wanted if key in attrs]
+    if "seconds" in attrs:
+        rows.append(("seconds of all processes together", number(float(attrs["seconds"]), 3)))
+    if "versions" in attrs:
+        found = json.loads(attrs["versions"])
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in found.items())))
+    return tuple(rows)
+
+
+def model_of_study(result: xr.Dataset | xr.DataTree, name: str = "model") -> Model:
+    return Model.from_json(str(result.attrs[name]))
