@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from bayeshlm.data.frames import Rows, aggregate, collect
 from bayeshlm.data.support import response_tests
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
-from bayeshlm.spec.expressions import compile_expression
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:

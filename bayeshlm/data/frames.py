@@ -223,7 +223,9 @@ def _check_columns(model: Model, available: list[str]) -> None:
 def _check_types(
     model: Model, schema: Mapping[str, Any], numeric: Mapping[str, bool], categorical: tuple[str, ...]
 ) -> None:
-    outcomes = {name for factor in (model.terms.response, model.terms.trials) if factor for name in factor.node.columns()}
+    outcomes = {
+        name for factor in (model.terms.response, model.terms.trials) if factor for name in factor.node.columns()
+    }
     wanted = {*outcomes, *(name for name in (model.se, model.weights, *model.status_columns[1:]) if name)}
     wanted |= {name for factor in model.terms.offsets for name in factor.node.columns()}
     booleans = outcomes if model.family_spec.support == "binary" else set()
@@ -246,7 +248,9 @@ def _intervals(model: Model, frame: Frame, names: Mapping[str, str], schema: Map
         return frame
     status, upper = (names[name] for name in model.status_columns)
     interval = nw.col(status).cast(nw.String) == "interval"
-    return frame.with_columns(nw.when(~interval).then(nw.lit(0.0)).otherwise(nw.col(upper).cast(nw.Float64)).alias(upper))
+    return frame.with_columns(
+        nw.when(~interval).then(nw.lit(0.0)).otherwise(nw.col(upper).cast(nw.Float64)).alias(upper)
+    )
 
 
 def _drop_missing(

@@ -133,7 +133,7 @@ def complete_rows(model: Model, data: Any, missing: str) -> Rows:
 
 
 def moments(model: Model, rows: Rows) -> Statistics:
-    """Check the rows and sum them. For families beyond the Gaussian ones these are moments, not all there is to know."""
+    """Check the rows and sum them; beyond the Gaussian families these are moments, not all there is to know."""
     with np.errstate(all="ignore"):  # what leaves the floats is refused, by row or by sum
         if isinstance(rows.frame, nw.DataFrame):
             values = _evaluate(model, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from bayeshlm.engines.parameterization import Plan, described, plan_levels
 from bayeshlm.engines.progress import progress_bar
 from bayeshlm.engines.pymc_model import build, data_of
 from bayeshlm.engines.result import EngineResult, Variable
-from bayeshlm.errors import EngineError, PriorError, listed
+from bayeshlm.errors import BayeshlmWarning, EngineError, PriorError, listed, outside_package
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -37,21 +38,27 @@ STATS = {
 }  # fmt: skip
 
 
+PYMC_STATS = {name: name for name in ("lp", "diverging", "energy", "tree_depth", "n_steps", "acceptance_rate")}
+
+
 @dataclass(eq=False)
 class Compiled:
-    """A compiled model of one shape; `bind` gives it other data without compiling again."""
+    """A compiled model of one shape; `bind` gives it other data without compiling again.
+
+    `handle` is what nutpie made of it; None where nutpie could not, and PyMC's own sampler takes its place.
+    """
 
     model: pm.Model
     handle: Any
     seconds: float
 
     def bind(self, data: dict[str, NDArray[Any]]) -> Any:
-        """nutpie's model with these data. The PyMC model's own follow, since initial points are made from them."""
+        """The model nutpie samples, with these data. The PyMC model's own follow, since initial points are made from them."""
         shared = {name: value for name, value in data.items() if name in self.model.named_vars}
         for name, value in shared.items():
             variable = self.model[name]
             variable.set_value(np.asarray(value, dtype=variable.type.dtype))
-        return self.handle.with_data(**shared)
+        return None if self.handle is None else self.handle.with_data(**shared)
 
 
 _cache: OrderedDict[Any, Compiled] = OrderedDict()
@@ -94,9 +101,17 @@ def fit_nuts(
     with progress_bar("compiling", 1, shown=progress), _lock:
         found, compiled = _compiled(statistics, observations, plans)
         bound = compiled.bind({name: data.values for name, data in data_of(statistics, observations, plans).items()})
-    attrs |= {"sampler": "nutpie", "compiled_before": int(found), "compile_seconds": 0.0 if found else compiled.seconds}
-    tree = _sample(bound, draws=draws, chains=chains, seed=seed, progress=progress)
-    stats = {ours: np.asarray(tree["sample_stats"][theirs].values, dtype=float) for theirs, ours in STATS.items()}
+    attrs |= {"compiled_before": int(found), "compile_seconds": 0.0 if found else compiled.seconds}
+    if bound is None:
+        attrs["sampler"] = "pymc"
+        tree = _sample_pymc(compiled.model, statistics, draws=draws, chains=chains, seed=seed, progress=progress)
+    else:
+        attrs["sampler"] = "nutpie"
+        tree = _sample(bound, draws=draws, chains=chains, seed=seed, progress=progress)
+    stats = {
+        ours: np.asarray(tree["sample_stats"][theirs].values, dtype=float)
+        for theirs, ours in (STATS if bound is not None else PYMC_STATS).items()
+    }
     variables, coords = _named(statistics, tree)
     attrs["seconds"] = time.perf_counter() - began
     return EngineResult(variables, coords, stats, attrs)
@@ -108,23 +123,37 @@ def forget_compiled() -> None:
         _cache.clear()
 
 
-def _compiled(
-    statistics: Statistics, observations: Observations, plans: tuple[Plan, ...]
-) -> tuple[bool, Compiled]:
+def _compiled(statistics: Statistics, observations: Observations, plans: tuple[Plan, ...]) -> tuple[bool, Compiled]:
     """(whether it was there, compiled model) for this shape."""
-    import nutpie
-
     key = _shape(statistics, observations, plans)
     if key in _cache:
         _cache.move_to_end(key)
         return True, _cache[key]
     began = time.perf_counter()
     model = build(statistics, observations, plans)
-    handle = nutpie.compile_pymc_model(model, backend="numba", var_names=_wanted(statistics))
+    handle = _compile(model, _wanted(statistics))
     _cache[key] = Compiled(model, handle, time.perf_counter() - began)
     while len(_cache) > KEPT:
         _cache.popitem(last=False)
     return False, _cache[key]
+
+
+def _compile(model: pm.Model, wanted: list[str]) -> Any:
+    """What nutpie makes of the model, or None, with a warning, where its compiler gives up."""
+    from numba.core.errors import NumbaError
+
+    try:
+        import nutpie
+
+        return nutpie.compile_pymc_model(model, backend="numba", var_names=wanted)
+    except (ImportError, NotImplementedError, NumbaError) as error:
+        warnings.warn(
+            f"nutpie cannot compile this model ({type(error).__name__}: {str(error).splitlines()[0]}); PyMC's own "
+            "sampler takes its place, which is slower.",
+            BayeshlmWarning,
+            stacklevel=outside_package(),
+        )
+        return None
 
 
 def _shape(statistics: Statistics, observations: Observations, plans: tuple[Plan, ...]) -> Any:
@@ -180,6 +209,22 @@ def _sample(bound: Any, *, draws: int, chains: int, seed: int, progress: bool) -
     except BaseException:  # Ctrl-C above all: its threads must not outlive the compiled functions they call
         running.cancel()
         raise
+    return tree
+
+
+def _sample_pymc(
+    model: pm.Model, statistics: Statistics, *, draws: int, chains: int, seed: int, progress: bool
+) -> xr.DataTree:
+    """PyMC's own sampler, by name: `pm.sample` would pick nutpie up where it is installed."""
+    import pymc as pm
+
+    with warnings.catch_warnings():
+        # Without a BLAS of the system's PyTensor warns; the model's products are too small for it to matter.
+        warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS", category=UserWarning)
+        tree: xr.DataTree = pm.sample(
+            draws, tune=TUNE, chains=chains, cores=1, nuts_sampler="pymc", random_seed=seed, progressbar=progress,
+            target_accept=TARGET_ACCEPT, compute_convergence_checks=False, var_names=_wanted(statistics), model=model,
+        )  # fmt: skip
     return tree
 
 

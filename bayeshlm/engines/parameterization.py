@@ -139,7 +139,7 @@ def _information(statistics: Statistics, order: list[int], parents: dict[int, in
 
 
 def _deviation(statistics: Statistics, k: int, parent: int | None, residual: Array, known: Array) -> float:
-    """tau of a level by moments: spread of its groups' means within their parents, less what their data's noise adds.
+    """Moment estimate of tau: spread of a level's groups' means within their parents, less what their noise adds.
 
     For slopes without an intercept, or where each parent has one group, the median of the prior.
     """

@@ -108,7 +108,7 @@ def _likelihood(model: Model) -> Likelihood:
 
 
 def _log_below(of: str, y: Any, arguments: dict[str, Any]) -> Any:
-    """log P(Y <= y)."""
+    """Log of P(Y <= y)."""
     import pymc as pm
 
     return pm.logcdf(getattr(pm, of).dist(**arguments), y)

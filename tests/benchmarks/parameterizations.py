@@ -5,8 +5,8 @@
 The flagship (5 methods x 10 instructors x 2,000 students), a small study (3 x 4 x 10) and one whose instructors hardly
 differ, each simulated from fixed parameters and sampled by `fit_nuts` in all four combinations of forms of its two
 levels, with the form that "auto" chooses marked. 4 x 1,000 draws. The likelihood is the compressed one, so that the
-times are those of a model of 51 observations, whatever the number of students. The last column repeats the fit with other
-data of the same shape: nothing is compiled again.
+times are those of a model of 51 observations, whatever the number of students. The last column repeats the fit with
+other data of the same shape: nothing is compiled again.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def main(seeds: int) -> None:
     warnings.simplefilter("ignore", bh.errors.BayeshlmWarning)
     print("| study | methods | instructors | | min ESS | worst R-hat | divergences | first fit s | second fit s |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for study, seed, forms in itertools.product(STUDIES, range(1, seeds + 1), itertools.product((False, True), repeat=2)):
+    for study, seed, forms in itertools.product(
+        STUDIES, range(1, seeds + 1), itertools.product((False, True), repeat=2)
+    ):
         print(row(study, forms, seed), flush=True)
 
 

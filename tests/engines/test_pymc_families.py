@@ -12,7 +12,7 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.engines.pymc_model import to_pymc
 from bayeshlm.spec.families import FAMILIES
-from tests.engines.dense import DenseLevel, make_frame, one, with_x
+from tests.engines.dense import DenseLevel, make_frame, one
 from tests.engines.generative import MODE, Twin, random_points, row_density
 
 NESTED = (
@@ -43,7 +43,9 @@ def model_for(family: str, **arguments: object) -> bh.Model:
     priors = {"Intercept": bh.Normal(0.3, 0.7), "x": bh.StudentT(4, 0.1, 0.5), "1|a_sigma": bh.HalfNormal(0.6),
               "1|a:b_sigma": bh.PC(1.0, 0.05)}  # fmt: skip
     bare = bh.Model(f"{left} ~ x + offset(o) + (1 | a/b)", family=family, priors=priors, **arguments)
-    return bare.with_priors({name: bh.LogNormal(0.4, 0.3) for name in bare.parameters if name in ("sigma", "nu", "alpha")})
+    return bare.with_priors(
+        {name: bh.LogNormal(0.4, 0.3) for name in bare.parameters if name in ("sigma", "nu", "alpha")}
+    )
 
 
 def joint(model: bh.Model, frame: pd.DataFrame, values: dict[str, np.ndarray], noncentred: bool, rows: object) -> float:
@@ -136,7 +138,9 @@ def test_tails_keep_their_digits(family: str, side: int) -> None:
     value = max(round(value), 1) if family == "poisson" else value
     frame = pd.DataFrame({"y": [value, value, 1], "status": ["left", "right", "none"], "x": [0.0, 0.0, 1.0]})
     model = bh.Model("y ~ x", family=family, censored="status", priors={"Intercept": bh.Normal(), "x": bh.Normal()})
-    model = model.with_priors({name: bh.LogNormal(0, 0.1) for name in model.parameters if name not in ("Intercept", "x")})
+    model = model.with_priors(
+        {name: bh.LogNormal(0, 0.1) for name in model.parameters if name not in ("Intercept", "x")}
+    )
     built = to_pymc(model, frame)
     points = random_points(built, 2, seed=4, spread=0.1)
     for density, values in zip(points.density, points.values, strict=True):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
-import pymc as pm
 import pytest
 
 import bayeshlm as bh
