@@ -58,7 +58,10 @@ class Compiled:
         for name, value in shared.items():
             variable = self.model[name]
             variable.set_value(np.asarray(value, dtype=variable.type.dtype))
-        return None if self.handle is None else self.handle.with_data(**shared)
+        if self.handle is None:
+            return None
+        used = {variable.name for variable in self.handle.shared_var_keys}  # some may serve the graph's readers only
+        return self.handle.with_data(**{name: value for name, value in shared.items() if name in used})
 
 
 _cache: OrderedDict[Any, Compiled] = OrderedDict()
