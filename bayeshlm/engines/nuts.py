@@ -53,7 +53,7 @@ class Compiled:
     seconds: float
 
     def bind(self, data: dict[str, NDArray[Any]]) -> Any:
-        """The model nutpie samples, with these data. The PyMC model's own follow, since initial points are made from them."""
+        """What nutpie samples, with these data. The PyMC model's own follow: initial points are made from them."""
         shared = {name: value for name, value in data.items() if name in self.model.named_vars}
         for name, value in shared.items():
             variable = self.model[name]

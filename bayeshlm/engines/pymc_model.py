@@ -238,7 +238,7 @@ class _Builder:
         level = self.layout.levels[plan.index]
         root = self._root(level)
         lift = self._lift(level)
-        above = self._above(plan, level) if plan.centred or self._carries(plan) else None
+        above: Any = self._above(plan, level) if plan.centred or self._carries(plan) else None
         k = len(level.columns)
         dims: tuple[str, ...] = (level.name,) if k == 1 else (level.name, f"{level.name}_total_effect")
         stem = level.blocks[0].name if k == 1 and not level.blocks[0].labels else level.name
