@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bayeshlm.data.default_priors import scaled_priors as scaled_priors
     from bayeshlm.data.statistics import Statistics as Statistics
     from bayeshlm.data.statistics import compress as compress
+    from bayeshlm.engines.pymc_model import to_pymc as to_pymc
     from bayeshlm.fit import fit as fit
     from bayeshlm.posterior.compare import Comparison as Comparison
     from bayeshlm.posterior.compare import compare as compare
@@ -89,6 +90,7 @@ _HOME = {
     "sensitivity": "posterior.sensitivity",
     "simulate": "simulation.simulate",
     "summarize": "posterior.summarize",
+    "to_pymc": "engines.pymc_model",
     **dict.fromkeys(_PRIORS, "spec.priors"),
 }
 

@@ -17,7 +17,11 @@ from bayeshlm.data.clusters import few_groups
 from bayeshlm.data.default_priors import scale_priors
 from bayeshlm.data.statistics import Statistics, compress
 from bayeshlm.data.store import statistics_to_dataset
-from bayeshlm.engines.exact import EngineResult, fit_exact
+from bayeshlm.data.table import Table, tabulate
+from bayeshlm.engines.exact import fit_exact
+from bayeshlm.engines.nuts import fit_nuts
+from bayeshlm.engines.observations import from_statistics, from_table
+from bayeshlm.engines.result import EngineResult
 from bayeshlm.engines.select import Choice, choose_engine
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
 from bayeshlm.spec.model import Model
@@ -25,7 +29,7 @@ from bayeshlm.spec.model import Model
 if TYPE_CHECKING:
     import xarray as xr
 
-PACKAGES = ("bayeshlm", "numpy", "scipy", "xarray", "narwhals", "arviz-stats")
+PACKAGES = ("bayeshlm", "numpy", "scipy", "xarray", "narwhals", "arviz-stats", "pymc", "nutpie")
 
 
 def fit(
@@ -46,7 +50,9 @@ def fit(
     model : Model
     data : frame, path or Statistics
         Anything `compress` takes, or its result: the posterior is the same.
-    engine : {"auto", "exact"}
+    engine : {"auto", "exact", "nuts"}
+        "auto" takes the exact engine where it applies, else NUTS on the generative model of `to_pymc`, and says why in
+        the posterior's attrs.
     draws, chains : int
         Draws kept in each chain.
     random_seed : int, optional
@@ -68,13 +74,20 @@ def fit(
         Before anything is computed, naming every offender.
     """
     _check_counts(draws, chains, random_seed)
-    statistics = _statistics(model, data, missing)
+    statistics, table = _read(model, data, missing)
     check_statistics(statistics)
     model, notes = _complete(model, statistics)
     statistics = _with_model(statistics, model)
     choice = choose_engine(statistics, engine)
+    if choice.takes_over:
+        notes.append(choice.reason)
+        warnings.warn(choice.reason, BayeshlmWarning, stacklevel=outside_package())
     seed = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
-    result = fit_exact(statistics, draws=draws, chains=chains, seed=seed, progress=progress)
+    if choice.engine == "exact":
+        result = fit_exact(statistics, draws=draws, chains=chains, seed=seed, progress=progress)
+    else:
+        observations = from_statistics(statistics) if table is None else from_table(table)
+        result = fit_nuts(statistics, observations, draws=draws, chains=chains, seed=seed, progress=progress)
     return to_datatree(statistics, result, choice, seed=seed, notes=notes)
 
 
@@ -116,7 +129,8 @@ def to_datatree(
         "versions": json.dumps({"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}),
         **result.attrs,
     }
-    diagnosis = diagnose(tree, hyperparameters_only=True)
+    # The exact engine draws effects independently given the hyperparameters; NUTS may get stuck in any of them.
+    diagnosis = diagnose(tree, hyperparameters_only=choice.engine == "exact")
     tree.attrs["status"] = diagnosis.status
     if diagnosis.status == "FAIL":
         warnings.warn(
@@ -135,18 +149,23 @@ def _check_counts(draws: int, chains: int, random_seed: int | None) -> None:
         raise DataError(f"random_seed={random_seed!r} must be a whole number of at least 0, or None.")
 
 
-def _statistics(model: Model, data: Any, missing: str) -> Statistics:
+def _read(model: Model, data: Any, missing: str) -> tuple[Statistics, Table | None]:
+    """(statistics, rows where statistics are not enough for the likelihood)."""
     if not isinstance(model, Model):
         raise DataError(f"The first argument is a {type(model).__name__}, not a bayeshlm.Model.")
     if not isinstance(data, Statistics):
-        return compress(model, data, missing=missing)
+        if model.family_spec.moments_suffice and model.censored is None:
+            return compress(model, data, missing=missing), None
+        table = tabulate(model, data, missing=missing)
+        return table.statistics, table
     same = data.model.formula == model.formula and data.model.family == model.family
-    if not same or (data.model.se, data.model.weights) != (model.se, model.weights):
+    kept = (data.model.se, data.model.weights, data.model.censored)
+    if not same or kept != (model.se, model.weights, model.censored):
         raise DataError(
             f"These statistics are of the model {data.model.formula!r} ({data.model.family}), not of "
             f"{model.formula!r} ({model.family}); only priors may differ. Compress the data anew."
         )
-    return data
+    return data, None
 
 
 def _with_model(statistics: Statistics, model: Model) -> Statistics:

@@ -30,6 +30,9 @@ app = typer.Typer(
     ),
 )
 
+Family = Literal[
+    "gaussian", "lognormal", "student_t", "cv_normal", "gamma", "bernoulli", "binomial", "poisson", "negative_binomial"
+]
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Same seed, same machine, same answer. Default: a new one.")
 ]
@@ -76,7 +79,9 @@ def demo(
             "  bayeshlm fit students.parquet --family lognormal --compare method \\\n"
             "    -f 'score ~ log1p(hs_gpa) + (1 | method/instructor)'\n"
             "  bayeshlm fit 'trial-*.csv' -f 'pain ~ arm + (1 | clinic)' --compare arm \\\n"
-            "    --prior '1|clinic_sigma=HalfNormal(2)' --out fit.nc --report fit.html"
+            "    --prior '1|clinic_sigma=HalfNormal(2)' --out fit.nc --report fit.html\n"
+            "  bayeshlm fit trial.csv --family binomial -f 'p(recovered, patients) ~ arm + (1 | clinic)'\n"
+            "  bayeshlm fit scores.csv --family lognormal --censored ,100 -f 'score ~ (1 | method/instructor)'"
         ),
     )
 )
@@ -88,8 +93,11 @@ def fit(
         str, typer.Option("--formula", "-f", help="For example 'score ~ hs_gpa + (1 | method/instructor)'.")
     ],
     family: Annotated[
-        Literal["gaussian", "lognormal"],
-        typer.Option("--family", help="Effects add (gaussian) or multiply (lognormal)."),
+        Family,
+        typer.Option(
+            "--family",
+            help="Effects add to the mean (gaussian, student_t), to the log odds (bernoulli, binomial), or multiply.",
+        ),
     ] = "gaussian",
     prior: Annotated[
         list[str] | None,
@@ -109,6 +117,19 @@ def fit(
     weights: Annotated[
         str | None, typer.Option("--weights", help="Column of precision weights.", metavar="COLUMN")
     ] = None,
+    censored: Annotated[
+        str | None,
+        typer.Option(
+            "--censored",
+            help="Bounds 'LOW,HIGH' at which values stand for 'or beyond', one of them may be empty: ',100'. Or the "
+            "column that says none, left, right, interval: 'STATUS' or 'STATUS,UPPER'.",
+            metavar="BOUNDS",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["auto", "exact", "nuts"],
+        typer.Option("--engine", help="auto: the exact engine where it applies, else NUTS."),
+    ] = "auto",
     missing: Annotated[
         Literal["drop", "error"], typer.Option("--missing", help="Rows with missing values: leave out, or refuse.")
     ] = "drop",
@@ -120,8 +141,9 @@ def fit(
         from bayeshlm.cli import fitting
 
         request = fitting.Request(
-            data, formula, family, prior or [], se, weights, out, report, compare or [], draws, chains, seed, missing
-        )
+            data, formula, family, prior or [], se, weights, censored, out, report, compare or [], engine, draws,
+            chains, seed, missing,
+        )  # fmt: skip
         _finish(fitting.run(terminal, request))
 
 
@@ -220,6 +242,32 @@ def plan(
     seed: StudySeed = 1,
 ) -> None:
     _study("plan", study, out, replicates, store, jobs, seed)
+
+
+@app.command(
+    help=_help(
+        "Print a study's model as PyMC source text, to be read, run and extended.",
+        "The text needs PyMC and pandas, not bayeshlm: it defines build(data), which returns the pymc.Model of a "
+        "table. The study's file is run, as by `simulate`.",
+        examples=(
+            "  bayeshlm pymc models/teaching_methods.py\n"
+            "  bayeshlm pymc models/clinic_trial.py --parameterization noncentered > clinic_trial_pymc.py"
+        ),
+    )
+)
+def pymc(
+    study: Annotated[
+        str, typer.Argument(help="Python file that defines `model` and `design`, or file.py:name.", metavar="STUDY")
+    ],
+    parameterization: Annotated[
+        Literal["auto", "centered", "noncentered"],
+        typer.Option("--parameterization", help="How group effects are sampled; auto: by the information in a group."),
+    ] = "auto",
+) -> None:
+    with session() as terminal:
+        from bayeshlm.cli import simulating
+
+        simulating.show_source(terminal, study, parameterization=parameterization)
 
 
 @app.command(

@@ -39,9 +39,11 @@ class Request:
     priors: Sequence[str]
     se: str | None
     weights: str | None
+    censored: str | None
     out: Path | None
     report: Path | None
     compare: Sequence[str]
+    engine: str
     draws: int
     chains: int
     seed: int | None
@@ -57,7 +59,7 @@ def run(terminal: Terminal, request: Request) -> str:
             "pattern in quotes, so that bayeshlm and not the shell expands it: 'data/*.csv'."
         )
     terminal.stage("start", load_libraries)
-    from bayeshlm.data.statistics import compress
+    from bayeshlm.data.statistics import complete_rows, compress, moments
     from bayeshlm.fit import fit
     from bayeshlm.spec.model import Model
 
@@ -67,15 +69,29 @@ def run(terminal: Terminal, request: Request) -> str:
         priors=parse_priors(request.priors),
         se=request.se,
         weights=request.weights,
+        censored=parse_censored(request.censored),
     )
-    statistics = terminal.stage(
-        "read", lambda: compress(model, request.data[0], missing=request.missing), rows_and_groups
-    )
+    source = request.data[0]
+
+    def read() -> Statistics:
+        if model.family_spec.moments_suffice and model.censored is None:
+            return compress(model, source, missing=request.missing)
+        return moments(model, complete_rows(model, source, request.missing))  # fit reads the rows again
+
+    statistics = terminal.stage("read", read, rows_and_groups)
+    data = statistics if model.family_spec.moments_suffice and model.censored is None else source
     check_comparable(statistics, request.compare)
     posterior = terminal.stage(
         "fit",
         lambda: fit(
-            model, statistics, draws=request.draws, chains=request.chains, random_seed=request.seed, progress=False
+            model,
+            data,
+            engine=request.engine,
+            draws=request.draws,
+            chains=request.chains,
+            random_seed=request.seed,
+            missing=request.missing,
+            progress=False,
         ),
         lambda p: f"{request.chains} chains of {request.draws:,} draws, {p.attrs['engine']} engine",
     )
@@ -127,6 +143,29 @@ def parse_priors(options: Sequence[str]) -> dict[str, Prior]:
     return priors
 
 
+def parse_censored(text: str | None) -> Any:
+    """Read ``,100``, ``0,100``, ``STATUS`` or ``STATUS,UPPER``. Raises DataError for anything else."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    bounds = [_number(part) for part in parts]
+    if len(parts) == 2 and all(b is not None or not part for b, part in zip(bounds, parts, strict=True)):
+        return tuple(bounds)
+    if len(parts) in (1, 2) and all(parts) and all(b is None for b in bounds):
+        return parts[0] if len(parts) == 1 else tuple(parts)
+    raise DataError(
+        f"--censored {text!r}: give bounds as 'LOW,HIGH', one of them may be empty (',100' for a ceiling of 100), or a "
+        "column of none, left, right and interval, as 'STATUS' or 'STATUS,UPPER'."
+    )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def check_comparable(statistics: Statistics, names: Sequence[str]) -> None:
     """Refuse, before the fit, what cannot be compared after it. Raises DataError naming every such name."""
     from bayeshlm.posterior.draws import find_level
@@ -142,10 +181,13 @@ def check_comparable(statistics: Statistics, names: Sequence[str]) -> None:
 
 
 def judge(posterior: xr.DataTree) -> Diagnosis:
-    """The diagnosis behind `attrs["status"]`: of the parameters; there may be very many group effects."""
+    """The diagnosis behind `attrs["status"]`.
+
+    The exact engine draws group effects independently, and there may be very many: then it is of the parameters alone.
+    """
     from bayeshlm.posterior.diagnose import diagnose
 
-    return diagnose(posterior, hyperparameters_only=True)
+    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
 
 
 def compared(posterior: xr.DataTree, by: str, found: Diagnosis) -> Comparison:

@@ -1,4 +1,4 @@
-"""`bayeshlm simulate`: a study file in; data, and the truth behind them, out."""
+"""`bayeshlm simulate` and `bayeshlm pymc`: a study file in; data and the truth behind them, or its model, out."""
 
 from __future__ import annotations
 
@@ -58,6 +58,18 @@ def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: 
     terminal.stage("write", lambda: write_data(world.data, out), lambda p: str(p))
     if truth is not None:
         terminal.stage("write", lambda: write_result(world.truth, truth), lambda p: str(p))
+
+
+def show_source(terminal: Terminal, study: str, *, parameterization: str) -> None:
+    """Print the PyMC source of a study's model, bound to the columns that its design makes."""
+    from bayeshlm.data.statistics import complete_rows, moments
+    from bayeshlm.engines.pymc_source import pymc_source
+    from bayeshlm.simulation.simulate import simulate
+
+    loaded = load_study(study)
+    world = simulate(loaded.model, loaded.design, params=loaded.params, random_seed=0)
+    statistics = moments(loaded.model, complete_rows(loaded.model, world.data, "drop"))
+    terminal.text(pymc_source(statistics, parameterization=parameterization))
 
 
 def load_study(reference: str) -> StudyFile:

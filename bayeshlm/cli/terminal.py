@@ -107,6 +107,10 @@ class Terminal:
         """A line that is never broken, such as a path."""
         self.out.print(Text(clean(text), style=style), soft_wrap=True)
 
+    def text(self, text: str) -> None:
+        """Lines as they are, such as source text: nothing is wrapped or cut."""
+        self.out.file.write(clean(text, keep="\n"))
+
     def heading(self, text: str) -> None:
         self.out.print()
         self.out.print(Text(clean(text), style="bold"))

@@ -218,6 +218,11 @@ def unsupported(statistics: Statistics) -> str | None:
         for name, kind in model.parameters.items()
         if kind == "coefficient" and not isinstance(priors.get(name, Flat()), Normal | Flat)
     ]
+    if "exact" not in model.family_spec.engines:
+        return (
+            f"The exact engine integrates a Gaussian likelihood; the family {model.family!r} has another one, whose "
+            "effects do not integrate out in closed form."
+        )
     if model.censored is not None:
         return "The exact engine integrates a Gaussian likelihood; censored rows do not have one."
     if wrong:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,37 +14,11 @@ from bayeshlm.engines.base import Problem, block_slices, build_problem, constrai
 from bayeshlm.engines.collapsed import sample_collapsed
 from bayeshlm.engines.identify import check_sigma
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.errors import EngineError
 
 Array = NDArray[np.float64]
 MAX_BYTES = 4 * 2**30  # of group-specific effects kept as draws
-
-
-@dataclass(frozen=True, eq=False)
-class Variable:
-    """Draws of one parameter: (chains, draws, *labels), its dims and their labels."""
-
-    values: Array
-    dims: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class EngineResult:
-    """What an engine hands back, in the order of the posterior.
-
-    Attributes
-    ----------
-    variables : dict of str to Variable
-    coords : dict of str to list
-    sample_stats : dict of str to (chains, draws) arrays
-    attrs : dict
-        Numbers and texts about the run.
-    """
-
-    variables: dict[str, Variable]
-    coords: dict[str, list[Any]]
-    sample_stats: dict[str, Array]
-    attrs: dict[str, Any] = field(default_factory=dict)
 
 
 def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, progress: bool = False) -> EngineResult:

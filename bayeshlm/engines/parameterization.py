@@ -45,7 +45,7 @@ class Plan:
         columns that are constant within groups (a treatment!) are part of the total; 0 in columns with varying slopes.
     centred : bool
     information : float
-        n_g tau^2 / sigma^2 of the median group, at the medians of the priors.
+        n_g tau^2 / sigma^2 of the median group.
     """
 
     index: int
@@ -111,29 +111,78 @@ def _reference(statistics: Statistics, k: int) -> Array:
 
 
 def _information(statistics: Statistics, order: list[int], parents: dict[int, int | None]) -> dict[int, float]:
-    """n_g tau^2 / sigma^2 of each level's median group, the levels below it integrated out."""
+    """n_g tau^2 / sigma^2 of each level's median group, the levels below it integrated out.
+
+    sigma and tau are estimated by moments: which form is quick depends on where the posterior is, not on where a wide
+    prior has its middle, and whichever is chosen, the posterior is the same.
+    """
     rows = statistics.weight * _row_information(statistics)
+    residual = _residual_means(statistics)
     known: dict[int, Array] = {}
+    deviation: dict[int, float] = {}
     out = {}
     for k in reversed(order):
         codes, groups = statistics.codes[:, k], len(statistics.members[k])
-        column = statistics.layout.levels[k].columns[0]
+        column = _effect(statistics, k)
         children = [child for child in order if parents[child] == k and _effect(statistics, child) == column]
         if children:  # each child is worth less than its data: its own effect is in the way
             child = children[-1]
             above = np.zeros(len(statistics.members[child]), dtype=np.int64)
             above[statistics.codes[:, child]] = codes
-            precision = 1.0 / (_typical_sd(statistics, child) ** 2 + 1.0 / known[child])
-            known[k] = np.bincount(above, precision, groups)
+            known[k] = np.bincount(above, 1.0 / (deviation[child] ** 2 + 1.0 / known[child]), groups)
         else:
             known[k] = np.bincount(codes, rows * _square(statistics, column), groups)
         known[k] = np.maximum(known[k], np.finfo(float).tiny)
-        out[k] = float(np.median(known[k])) * _typical_sd(statistics, k) ** 2
+        deviation[k] = _deviation(statistics, k, parents[k], residual, known[k])
+        out[k] = float(np.median(known[k])) * deviation[k] ** 2
     return out
 
 
+def _deviation(statistics: Statistics, k: int, parent: int | None, residual: Array, known: Array) -> float:
+    """Moment estimate of tau: spread of a level's groups' means within their parents, less what their noise adds.
+
+    For slopes without an intercept, or where each parent has one group, the median of the prior.
+    """
+    codes, groups = statistics.codes[:, k], len(statistics.members[k])
+    above = np.zeros(groups, dtype=np.int64)
+    if parent is not None:
+        above[codes] = statistics.codes[:, parent]
+    free = groups - len(np.unique(above))
+    if _effect(statistics, k) != 0 or free < 1:
+        block = statistics.layout.levels[k].blocks[0]
+        return typical(statistics.model, f"{block.name}_sigma")
+    weight = np.bincount(codes, statistics.weight, groups)
+    mean = np.bincount(codes, statistics.weight * residual, groups) / weight
+    centre = np.bincount(above, mean) / np.maximum(np.bincount(above), 1)
+    spread = float(np.sum((mean - centre[above]) ** 2)) / free
+    return math.sqrt(max(spread - float(np.median(1.0 / known)), 0.0))
+
+
+def _residual_means(statistics: Statistics) -> Array:
+    """(cells,): mean response less its least-squares fit on the common columns, on the scale of the predictor."""
+    _, mean, scatter = statistics.total()
+    columns = [k - 1 for k in statistics.layout.common_columns if k]
+    fitted = np.zeros(len(mean) - 1)
+    if columns:
+        fitted[columns] = np.linalg.lstsq(scatter[np.ix_(columns, columns)], scatter[columns, -1])[0]
+    deviation = statistics.mean - mean
+    return np.asarray((deviation[:, -1] - deviation[:, :-1] @ fitted) / _slope_of_mean(statistics))
+
+
+def _slope_of_mean(statistics: Statistics) -> float:
+    """Derivative of the response's mean by the linear predictor, at the overall mean."""
+    family, mean = statistics.model.family_spec, float(statistics.shift[-1])
+    if family.link == "identity" or family.log_response:
+        return 1.0
+    if family.link == "logit":
+        share = min(max(mean, 0.01), 0.99)
+        return share * (1 - share)
+    return max(abs(mean), 0.01)
+
+
 def _effect(statistics: Statistics, k: int) -> int:
-    return statistics.layout.levels[k].columns[0]
+    """The design column of a level's first effect, the constant (0) if it is among them."""
+    return min(statistics.layout.levels[k].columns)
 
 
 def _square(statistics: Statistics, column: int) -> Array:
@@ -142,11 +191,6 @@ def _square(statistics: Statistics, column: int) -> Array:
         return np.ones(len(statistics.count))
     k = column - 1
     return np.asarray(statistics.scatter[:, k, k] / statistics.weight + statistics.mean[:, k] ** 2)
-
-
-def _typical_sd(statistics: Statistics, k: int) -> float:
-    block = statistics.layout.levels[k].blocks[0]
-    return typical(statistics.model, f"{block.name}_sigma")
 
 
 def typical(model: Model, name: str) -> float:
@@ -158,15 +202,16 @@ def typical(model: Model, name: str) -> float:
 
 
 def _row_information(statistics: Statistics) -> float:
-    """Fisher information on the linear predictor of a row of weight 1 (a trial, a count), at typical parameters."""
-    model = statistics.model
-    family, mean = model.family_spec, float(statistics.shift[-1])
-    if family.link == "logit":
-        share = min(max(mean, 0.01), 0.99)
-        return share * (1 - share)
-    if family.support == "count":
-        mean = max(mean, 0.01)
-        return mean if not family.extra else mean / (1 + mean / typical(model, "alpha"))
-    if family.name == "gamma":
-        return typical(model, "alpha")
-    return 1.0 if model.se is not None else 1.0 / max(typical(model, "sigma"), math.sqrt(np.finfo(float).tiny)) ** 2
+    """Fisher information on the linear predictor of a row (a trial) of weight 1, from the spread within cells."""
+    model, slope = statistics.model, _slope_of_mean(statistics)
+    if model.se is not None:
+        return 1.0
+    if model.family_spec.support in ("binary", "successes"):
+        return slope  # p (1 - p), the variance of a trial
+    free = statistics.rows - len(statistics.count)
+    within = float(statistics.scatter[:, -1, -1].sum())
+    if free > 0 and within > 0:
+        return slope**2 * free / within
+    if model.family_spec.support == "count":
+        return slope
+    return 1.0 / max(typical(model, "sigma" if "sigma" in model.parameters else "alpha"), 1e-12) ** 2

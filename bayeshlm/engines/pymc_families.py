@@ -108,7 +108,7 @@ def _likelihood(model: Model) -> Likelihood:
 
 
 def _log_below(of: str, y: Any, arguments: dict[str, Any]) -> Any:
-    """Log P(Y <= y)."""
+    """Log of P(Y <= y)."""
     import pymc as pm
 
     return pm.logcdf(getattr(pm, of).dist(**arguments), y)
@@ -158,11 +158,9 @@ def _censored(
                 total = pt.set_subtensor(total[where], branch(status, value[where], at, upper))
         return total
 
-    def random(*given: Any, rng: Any, size: Any) -> Any:
-        drawn = pm.draw(distribution.dist(**dict(zip(labels, given, strict=True)), size=size), random_seed=rng)
-        return drawn if model.bounds is None else drawn.clip(*model.bounds)
+    def drawn(*given: Any) -> Any:
+        *parameters, size = given
+        full = distribution.dist(**dict(zip(labels, parameters, strict=True)), size=size)
+        return full if model.bounds is None else pt.clip(full, *model.bounds)
 
-    pm.CustomDist(
-        name, *arguments.values(), logp=logp, random=random, observed=data["observed"], dims=dims,
-        dtype="int64" if model.family_spec.discrete else "float64",
-    )  # fmt: skip
+    pm.CustomDist(name, *arguments.values(), dist=drawn, logp=logp, observed=data["observed"], dims=dims)

@@ -163,8 +163,11 @@ class _Names:
         terms = model.terms
         self.taken = {*model.parameters, *(group.level_name for group in terms.groups)}
         self.taken |= {group.effect_name(effect) for group in terms.groups for effect in group.effects}
+        self.response = self(variable_name(terms.response.name))
+        self.taken |= {self.response}
 
     def __call__(self, name: str) -> str:
+        """The name, with underscores behind it until it is free."""
         while name in self.taken:
             name += "_"
         return name
@@ -235,7 +238,7 @@ class _Builder:
         level = self.layout.levels[plan.index]
         root = self._root(level)
         lift = self._lift(level)
-        above = self._above(plan, level)
+        above: Any = self._above(plan, level) if plan.centred or self._carries(plan) else None
         k = len(level.columns)
         dims: tuple[str, ...] = (level.name,) if k == 1 else (level.name, f"{level.name}_total_effect")
         stem = level.blocks[0].name if k == 1 and not level.blocks[0].labels else level.name
@@ -255,7 +258,7 @@ class _Builder:
             offset = pm.Normal(self.name(f"{stem}_offset"), dims=dims)
             effects = root[0, 0] * offset[:, None] if k == 1 else _product(offset, root.T)
             centred = effects if lift is None else _product(effects, lift.T)
-            total = above + centred
+            total = centred if above is None else above + centred
         self.effects[plan.index] = centred
         self.totals[plan.index] = {column: total[:, position] for position, column in enumerate(level.columns)}
         position = 0
@@ -361,6 +364,11 @@ class _Builder:
             plan = self.plans[plan.parent]
         return chain
 
+    def _carries(self, plan: Plan) -> bool:
+        """Whether some level below this one is centred on totals."""
+        below = [other for other in self.plans.values() if other.parent == plan.index]
+        return any(other.centred or self._carries(other) for other in below)
+
     def _anchored(self, plan: Plan) -> bool:
         chain = self._chain(plan)
         return (self.plans[chain[-1][1]] if chain else plan).anchored
@@ -382,7 +390,7 @@ class _Builder:
                     values = values + self.get("constant") * self.get("column_means")[column - 1]
                 eta = eta + effects[of_row, position] * values
         extra = {name: positive(name, self.model.complete_priors[name]) for name, _ in model.extra}
-        name = self.name(variable_name(model.terms.response.name))
+        name = self.name.response
         natural = observations.rows or model.censored is not None or not model.family_spec.moments_suffice
         if not natural:  # gaussian or lognormal, compressed: on the scale on which effects add, about the mean
             spread = extra.get("sigma", 1.0) / pt.sqrt(self.get("weight"))

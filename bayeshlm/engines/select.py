@@ -8,27 +8,37 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.base import unsupported
 from bayeshlm.errors import EngineError
 
-ENGINES = ("auto", "exact")
+ENGINES = ("auto", "exact", "nuts")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine's name and the reason for choosing it."""
+    """An engine's name and the reason for choosing it.
+
+    `takes_over` is True where the family is one of the exact engine's and something else about the model is not: a
+    slower engine than the user may expect.
+    """
 
     engine: str
     reason: str
+    takes_over: bool = False
 
 
 def choose_engine(statistics: Statistics, engine: str) -> Choice:
-    """Choose an engine. Raises EngineError where none fits, with the reason and a way out."""
+    """Choose an engine. Raises EngineError where the one asked for cannot fit the model, with the reason."""
     if engine not in ENGINES:
-        raise EngineError(f"engine={engine!r}: it is {' or '.join(map(repr, ENGINES))}.")
-    refused = unsupported(statistics)
+        raise EngineError(f"engine={engine!r}: it is {', '.join(map(repr, ENGINES))}.")
+    if engine == "nuts":
+        return Choice("nuts", "asked for; NUTS samples every parameter of the generative model")
+    model, refused = statistics.model, unsupported(statistics)
+    if refused and engine == "exact":
+        raise EngineError(f"{refused} engine='nuts' can fit this model.")
     if refused:
-        raise EngineError(f"{refused} No other engine is available in this version.")
+        reason = f"{refused} NUTS samples every parameter of the generative model instead."
+        return Choice("nuts", reason, "exact" in model.family_spec.engines)
     levels = len(statistics.layout.levels)
     reason = (
-        f"{statistics.model.family} response, Gaussian effects"
+        f"{model.family} response, Gaussian effects"
         + (f" on {levels} nested level{'s' * (levels > 1)}" if levels else "")
         + ": all effects integrate out exactly"
     )

@@ -53,7 +53,7 @@ def log_priors(model: bh.Model, values: Values) -> float:
             matrix = values[name]
             root = np.linalg.cholesky(matrix)
             n = len(root)
-            # |R|^(eta - 1), normalised (Lewandowski, Kurowicka, Joe 2009, equation 16), then on the Cholesky factor's scale.
+            # |R|^(eta - 1), normalised (Lewandowski, Kurowicka, Joe 2009, equation 16), on the Cholesky factor's scale.
             k = np.arange(1, n)
             constant = np.sum(
                 (2 * prior.eta - 2 + n - k) * (n - k) * np.log(2)

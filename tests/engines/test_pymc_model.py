@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pymc as pm
 import pytest
+import xarray as xr
+from pymc.model_graph import ModelGraph
 
 import bayeshlm as bh
+from bayeshlm.engines.parameterization import plan_levels
 from bayeshlm.engines.pymc_model import to_pymc
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, with_x
-from tests.engines.generative import Twin, random_points, row_density
+from tests.engines.generative import MODE, Twin, random_points, row_density
 
 FORMS = [(p, rows) for p in ("centered", "noncentered") for rows in (True, False)]
 EXTRA = {
@@ -22,6 +24,16 @@ EXTRA = {
     "lognormal slopes": Case("y ~ x + (x | a)", with_x, (DenseLevel(("a",), with_x),), "lognormal", weights="w"),
 }  # fmt: skip
 ALL = CASES | EXTRA
+NESTED = bh.Model(
+    "score ~ 1 + (1 | method/instructor)", family="lognormal",
+    priors={"Intercept": bh.Normal(4, 1), "1|method_sigma": bh.HalfNormal(0.3),
+            "1|method:instructor_sigma": bh.HalfNormal(0.3), "sigma": bh.HalfNormal(0.3)},
+)  # fmt: skip
+ALIKE = {"1|method_sigma": 0.0, "1|method:instructor_sigma": 0.0}
+DESIGN = bh.Design.nested(
+    a=3, b=3, unit=4, covariates={"x": bh.Covariate(bh.Normal(0, 1))},
+    treatments={"arm": bh.Treatment(["a", "b", "c"], level="b"), "g": bh.Treatment(4, level="b")},
+)  # fmt: skip
 
 
 def twin_of(case: Case, model: bh.Model) -> Twin:
@@ -66,3 +78,137 @@ def test_all_forms_have_the_density_of_the_rows(name: str) -> None:
         else:  # a constant apart, whatever the parameters
             apart = points.density - mine
             np.testing.assert_allclose(apart, apart[0], rtol=0, atol=1e-8 * np.abs(mine).max())
+
+
+def test_variables_dims_and_labels_are_a_posteriors() -> None:
+    rng = np.random.default_rng(1)
+    frame = make_frame(rng)
+    model = bh.Model("y ~ x + arm + (1 + x | a/b) + (arm || g)", family="lognormal")
+    posterior = bh.simulate(model, DESIGN, random_seed=1).truth  # named and labelled as a posterior
+    for parameterization in ("auto", "centered", "noncentered"):
+        built = to_pymc(model, frame, parameterization=parameterization)
+        named = {v.name: v for v in [*built.free_RVs, *built.deterministics]}
+        for name, wanted in posterior.data_vars.items():
+            assert tuple(built.named_vars_to_dims.get(name, ())) == wanted.dims
+        effects = {"1|a", "x|a", "1|a:b", "x|a:b", "1|g", "arm|g", "Intercept", "corr|a", "corr|a:b"}
+        assert effects <= {v.name for v in built.deterministics}
+        assert set(posterior.data_vars) <= set(named)
+        assert list(built.coords["a"]) == sorted(frame["a"].unique())
+        assert list(built.coords["arm_dim"]) == ["b", "c"]
+        assert list(built.coords["a_effect"]) == ["1", "x"]
+
+
+def test_auto_is_visible_in_the_model() -> None:
+    data = bh.simulate(NESTED, bh.Design.nested(method=5, instructor=10, student=100), random_seed=1).data
+    statistics = bh.compress(NESTED, data)
+    plans = plan_levels(statistics, "auto")
+    assert [plan.centred for plan in plans] == [True, True]
+    names = [v.name for v in to_pymc(NESTED, statistics).free_RVs]
+    assert {"1|method_total", "1|method:instructor_total"} <= set(names)
+    few = bh.simulate(NESTED, bh.Design.nested(method=3, instructor=4, student=2), params=ALIKE, random_seed=1).data
+    assert not any(plan.centred for plan in plan_levels(bh.compress(NESTED, few), "auto"))
+    names = [v.name for v in to_pymc(NESTED, few).free_RVs]
+    assert {"1|method_offset", "1|method:instructor_offset"} <= set(names)
+    with pytest.raises(bh.errors.EngineError, match="parameterization='centred'"):
+        to_pymc(NESTED, few, parameterization="centred")
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [bh.StudentT(3, 1, 2), bh.Cauchy(0.5, 1), bh.Flat(), bh.Uniform(-2, 5), bh.Gamma(2, 1), bh.HalfCauchy(2),
+     bh.HalfStudentT(3, 2), bh.Exponential(1), bh.InverseGamma(3, 2), bh.LogNormal(0, 1), bh.PC(1, 0.1)],
+    ids=str,
+)  # fmt: skip
+def test_every_prior_on_every_kind_of_parameter(prior: bh.Model) -> None:
+    """The intercept's prior is that of the value at x = 0, wherever it is sampled."""
+    rng = np.random.default_rng(4)
+    frame = make_frame(rng)
+    positive = prior.bounds[0] >= 0 or isinstance(prior, bh.Flat)
+    model = bh.Model("y ~ x + (1 | a)", priors={"Intercept": prior, "x": prior, "1|a_sigma": prior if positive else
+                     bh.HalfNormal(1), "sigma": prior if positive else bh.HalfNormal(1)})  # fmt: skip
+    built = to_pymc(model, frame, parameterization="centered", rows=True)
+    points = random_points(built, 4, seed=1, spread=0.3)
+    twin = twin_of(CASES["one level"], model)
+    twin = Twin({**twin.common, "x": lambda frame: frame[["x"]].to_numpy()}, twin.levels)
+    y = frame["y"].to_numpy()
+    mine = [
+        twin.log_joint(
+            model, frame, values, {"a": False},
+            lambda eta, values=values: row_density("gaussian", y, eta, values, frame, model)("none", y).sum(),
+        )
+        for values in points.values
+    ]  # fmt: skip
+    assert np.isfinite(mine).all()
+    np.testing.assert_allclose(points.density, mine, rtol=1e-8)
+
+
+def test_three_correlated_effects() -> None:
+    """The LKJ density of a 3 x 3 matrix, normalised, and its deterministic correlation matrix."""
+    rng = np.random.default_rng(5)
+    frame = make_frame(rng, groups=6)
+
+    def columns(frame):
+        return np.column_stack([np.ones(len(frame)), frame["x"], frame["w"]])
+
+    case = Case("y ~ x + (1 + x + w | a)", with_x, (DenseLevel(("a",), columns),))
+    model = make_model(case, rng)
+    y = frame["y"].to_numpy()
+    for parameterization in ("centered", "noncentered"):
+        points = random_points(to_pymc(model, frame, parameterization=parameterization, rows=True), 4, seed=2)
+        mine = [
+            twin_of(case, model).log_joint(
+                model, frame, values, {"a": parameterization == "noncentered"},
+                lambda eta, values=values: row_density("gaussian", y, eta, values, frame, model)("none", y).sum(),
+            )
+            for values in points.values
+        ]  # fmt: skip
+        np.testing.assert_allclose(points.density, mine, rtol=1e-9)
+
+
+def test_prior_and_posterior_predictive_are_rows() -> None:
+    """Under the rows form responses come in the response's unit; under the compressed one, as cell means and rest."""
+    data = bh.simulate(NESTED, bh.Design.nested(method=3, instructor=3, student=4), random_seed=1).data
+    built = to_pymc(NESTED, data, rows=True)
+    drawn = pm.sample_prior_predictive(40, model=built, random_seed=1, compile_kwargs={"mode": MODE})
+    rows = drawn["prior_predictive"]["score"].to_numpy()
+    assert rows.shape == (1, 40, len(data))
+    assert (rows > 0).all()
+    assert {"1|method", "1|method:instructor", "Intercept"} <= set(drawn["prior"].data_vars)
+    trace = xr.DataTree.from_dict({"posterior": drawn["prior"], "constant_data": drawn["constant_data"]})
+    later = pm.sample_posterior_predictive(
+        trace, model=built, random_seed=2, progressbar=False, compile_kwargs={"mode": MODE}
+    )
+    assert later["posterior_predictive"]["score"].shape == (1, 40, len(data))
+    packed = pm.sample_prior_predictive(40, model=to_pymc(NESTED, data), random_seed=1, compile_kwargs={"mode": MODE})
+    assert set(packed["prior_predictive"].data_vars) == {"score", "score_rest"}
+
+
+def test_graph_reads() -> None:
+    data = bh.simulate(NESTED, bh.Design.nested(method=3, instructor=3, student=4), random_seed=1).data
+    built = to_pymc(NESTED, data)
+    plates = {tuple(sorted(plate.dim_info.names)): plate for plate in ModelGraph(built).get_plates()}
+    inside = {names: {node.var.name for node in plate.variables} for names, plate in plates.items()}
+    assert {"Intercept", "Intercept_centred", "1|method_sigma", "sigma", "score_rest"} <= inside[()]
+    assert "1|method" in inside["method",]
+    assert {"1|method:instructor"} <= inside["method:instructor",]
+    assert "score" in inside["__obs__",]
+
+
+def test_hostile_names_and_names_of_helpers() -> None:
+    rng = np.random.default_rng(7)
+    frame = make_frame(rng).rename(columns={"x": "columns", "a": "we/ird \"<b>'$\U0001f600", "y": "weight"})
+    frame["observed"] = rng.normal(size=len(frame))
+    level = "we/ird \"<b>'$\U0001f600"
+    model = bh.Model(f"weight ~ columns + observed + (columns | `{level}`)", family="lognormal")
+    built = to_pymc(model, frame)
+    assert {"columns", "observed", f"columns|{level}".replace("/", "\u2215")} <= set(built.named_vars)
+    assert np.isfinite(random_points(built, 1, seed=1, spread=0.1).density).all()
+
+
+def test_what_cannot_be_built_is_refused() -> None:
+    frame = make_frame(np.random.default_rng(8))
+    with pytest.raises(bh.errors.PriorError, match="No prior for 'Intercept', 'x'"):
+        to_pymc(bh.Model("y ~ x"), frame)
+    model = bh.Model("y ~ x", family="lognormal")
+    with pytest.raises(bh.errors.DataError, match="hold no rows"):
+        to_pymc(model, bh.compress(model, frame), rows=True)

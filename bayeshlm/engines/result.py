@@ -1,0 +1,38 @@
+"""What every engine hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """Draws of one parameter: (chains, draws, *labels), its dims and their labels."""
+
+    values: Array
+    dims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class EngineResult:
+    """What an engine hands back, in the order of the posterior.
+
+    Attributes
+    ----------
+    variables : dict of str to Variable
+    coords : dict of str to list
+    sample_stats : dict of str to (chains, draws) arrays
+    attrs : dict
+        Numbers and texts about the run.
+    """
+
+    variables: dict[str, Variable]
+    coords: dict[str, list[Any]]
+    sample_stats: dict[str, Array]
+    attrs: dict[str, Any] = field(default_factory=dict)

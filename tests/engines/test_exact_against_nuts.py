@@ -1,0 +1,96 @@
+"""Both engines, and all parameterisations, have the same posterior: ten varied models, every marginal."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+import bayeshlm as bh
+from bayeshlm.engines.exact import fit_exact
+from bayeshlm.engines.nuts import fit_nuts
+from bayeshlm.engines.observations import from_statistics, from_table
+from bayeshlm.engines.parameterization import plan_levels
+from bayeshlm.engines.result import EngineResult
+from tests.engines.dense import CASES, make_frame, make_model
+from tests.engines.test_nuts import assert_same_marginals
+
+NAMES = (
+    "nested", "three levels", "correlated slopes", "independent slopes", "slopes on both levels", "no intercept",
+    "slope without intercept", "arms", "lognormal", "known errors and weights",
+)  # fmt: skip
+QUICK = ("arms",)
+
+
+def statistics_of(name: str) -> bh.Statistics:
+    rng = np.random.default_rng(100 + len(name))
+    frame = make_frame(rng, groups=9)
+    return bh.compress(make_model(CASES[name], rng), frame)
+
+
+def sample(statistics: bh.Statistics, parameterization: str, draws: int, seed: int = 1) -> EngineResult:
+    return fit_nuts(
+        statistics, from_statistics(statistics), draws=draws, chains=4, seed=seed, parameterization=parameterization
+    )
+
+
+def thinned_if_diverging(result: EngineResult, limit: int) -> EngineResult:
+    """A sampler that diverges here and there may miss a corner: more than a few are a failure of the test."""
+    assert result.sample_stats["diverging"].sum() <= limit
+    return result
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in NAMES]
+)
+def test_exact_and_nuts_agree(name: str) -> None:
+    statistics = statistics_of(name)
+    draws = 1000 if name in QUICK else 5000
+    exact = fit_exact(statistics, draws=draws, chains=4, seed=1)
+    assert not exact.attrs["fallback"]
+    nuts = sample(statistics, "noncentered", draws)
+    assert_same_marginals(exact, thinned_if_diverging(nuts, draws // 250))
+
+
+@pytest.mark.long
+def test_parameterisation_does_not_change_the_posterior() -> None:
+    """Groups with enough data that no form has a funnel it cannot enter."""
+    design = bh.Design.nested(method=6, instructor=5, student=8, covariates={"x": bh.Normal(3, 1)})
+    model = bh.Model(
+        "y ~ x + (x | method) + (1 | method:instructor)", family="lognormal",
+        priors={"Intercept": bh.Normal(1, 1), "x": bh.Normal(0, 1), "1|method_sigma": bh.Gamma(8, 16),
+                "x|method_sigma": bh.Gamma(8, 16), "1|method:instructor_sigma": bh.Gamma(8, 16),
+                "sigma": bh.HalfNormal(0.5)},
+    )  # fmt: skip
+    statistics = bh.compress(model, bh.simulate(model, design, random_seed=3).data)
+    auto = plan_levels(statistics, "auto")
+    results = []
+    for forms in itertools.product((False, True), repeat=2):
+        plans = tuple(dataclasses.replace(plan, centred=form) for plan, form in zip(auto, forms, strict=True))
+        result = fit_nuts(statistics, from_statistics(statistics), draws=4000, chains=4, seed=5, plans=plans)
+        results.append(thinned_if_diverging(result, 16))
+    exact = fit_exact(statistics, draws=4000, chains=4, seed=1)
+    for result in results:
+        assert_same_marginals(exact, result)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["bernoulli", "poisson"])
+def test_joined_rows_have_the_posterior_of_the_rows(family: str) -> None:
+    from bayeshlm.data.table import tabulate
+
+    rng = np.random.default_rng(6)
+    frame = make_frame(rng, groups=8)
+    frame["z"] = rng.integers(0, 2, len(frame))
+    frame["y"] = rng.poisson(2, len(frame)) if family == "poisson" else rng.integers(0, 2, len(frame))
+    model = bh.Model("y ~ z + (1 | a)", family=family)
+    results = []
+    for join in (True, False):
+        table = tabulate(model, frame, join=join)
+        complete = dataclasses.replace(table.statistics, model=model.with_priors(model.complete_priors))
+        results.append(
+            fit_nuts(complete, from_table(table), draws=4000, chains=4, seed=2, parameterization="noncentered")
+        )
+    assert_same_marginals(*results)
