@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines import importance
 from bayeshlm.engines.base import Problem, block_slices, build_problem, constrain, search_box
+from bayeshlm.engines.collapse import Collapsed, collapse
 from bayeshlm.engines.collapsed import sample_collapsed
 from bayeshlm.engines.identify import check_sigma
-from bayeshlm.engines.marginal import Marginal
 from bayeshlm.errors import EngineError
 
 Array = NDArray[np.float64]
@@ -68,10 +68,11 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     problem = build_problem(statistics)
     check_sigma(statistics)
     _check_memory(problem, draws * chains)
-    marginal = Marginal(problem)
     sampling, effects = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     low, high = search_box(problem)
-    attrs: dict[str, Any] = {"fallback": ""}
+    chosen = collapse(problem, low, high, draws * chains, sampling)
+    marginal = chosen.density
+    attrs: dict[str, Any] = {"fallback": "", **chosen.attrs}
     if problem.size == 0:  # known standard errors and no groups: nothing is left to sample
         theta = np.zeros((chains, draws, 0))
         density, _ = marginal.log_density(np.zeros((1, 0)))
@@ -80,8 +81,9 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     else:
         try:
             drawn = importance.sample(
-                lambda t: marginal.log_density(t)[0], low, high, draws=draws, chains=chains, rng=sampling
-            )
+                lambda t: marginal.log_density(t)[0], low, high, draws=draws, chains=chains, rng=sampling,
+                starts=chosen.starts,
+            )  # fmt: skip
         except (FloatingPointError, np.linalg.LinAlgError) as error:
             raise EngineError(
                 f"The density of the hyperparameters could not be evaluated ({error}). Rescale the response or check "
@@ -110,7 +112,7 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
 
 
 def _fall_back(
-    marginal: Marginal, theta: Array, draws: int, chains: int, seed: int, progress: bool
+    marginal: Collapsed, theta: Array, draws: int, chains: int, seed: int, progress: bool
 ) -> tuple[Array, dict[str, Array]]:
     def log_density(points: Array) -> Array:
         return marginal.log_density(points)[0]
