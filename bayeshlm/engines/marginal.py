@@ -221,8 +221,10 @@ class Marginal:
         log_likelihood = np.where(lost, -np.inf, log_likelihood)
         return Sweep(log_likelihood, information, score, uppers)
 
-    def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
-        """Draw all effects, once per theta.
+    def draw_effects(
+        self, theta: Array, rng: np.random.Generator, levels: int | None = None
+    ) -> tuple[Array, list[Array]]:
+        """Draw the common effects and those of the outermost `levels` levels (default all), once per theta.
 
         Returns
         -------
@@ -231,21 +233,22 @@ class Marginal:
         effects : per level, outermost first, (k, groups, B)
         """
         problem = self.problem
+        drawn_levels = problem.levels[:levels]
         betas = np.empty((len(theta), len(problem.common)))
-        effects = [np.empty((len(level.columns), level.groups, len(theta))) for level in problem.levels]
-        largest = max((level.groups * problem.width for level in problem.levels), default=1)
+        effects = [np.empty((len(level.columns), level.groups, len(theta))) for level in drawn_levels]
+        largest = max((level.groups * problem.width for level in drawn_levels), default=1)
         step = int(np.clip(16 * CACHE // largest, 4, self.chunk))  # every draw is used once: no cache to respect
         for start in range(0, len(theta), step):
             part = slice(start, start + step)
             sigma, roots, _, _ = constrain(problem, theta[part])
-            beta, drawn = self._draw(self.sweep(sigma, roots, keep=True), sigma, roots, rng)
+            beta, drawn = self._draw(self.sweep(sigma, roots, keep=True), sigma, roots, rng, len(drawn_levels))
             betas[part] = beta
             for whole, piece in zip(effects, drawn, strict=True):
                 whole[:, :, part] = piece
         return betas, effects
 
     def _draw(
-        self, sweep: Sweep, sigma: Array, roots: list[Array], rng: np.random.Generator
+        self, sweep: Sweep, sigma: Array, roots: list[Array], rng: np.random.Generator, levels: int
     ) -> tuple[Array, list[Array]]:
         problem = self.problem
         batch, p = len(sigma), len(problem.common)
@@ -259,7 +262,7 @@ class Marginal:
         worth = np.zeros((problem.width - 1, 1, batch))
         worth[list(problem.common), 0] = centred.T
         drawn = []
-        for index, level in enumerate(problem.levels):
+        for index, level in enumerate(problem.levels[:levels]):
             worth = worth[:, level.parent]
             innermost = index == len(problem.levels) - 1 and problem.split is None
             rows = self.leaf.rows[..., None] if innermost else sweep.uppers[index].rows

@@ -138,7 +138,7 @@ def test_other_refusals_name_the_reason(model: bh.Model, message: str) -> None:
 def test_effects_that_would_not_fit_in_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "MAX_BYTES", 10_000)
     with pytest.raises(bh.errors.EngineError, match="fewer draws"):
-        bh.fit(NESTED, bh.simulate(NESTED, DESIGN, random_seed=1).data)
+        bh.fit(NESTED, bh.simulate(NESTED, DESIGN, random_seed=1).data, effects="draws")
 
 
 def test_roots_rebuild_the_reported_correlations() -> None:
