@@ -29,6 +29,7 @@ from bayeshlm.spec.model import Model
 if TYPE_CHECKING:
     import xarray as xr
 
+EFFECTS = ("auto", "draws", "moments")
 PACKAGES = ("bayeshlm", "numpy", "scipy", "xarray", "narwhals", "arviz-stats", "pymc", "nutpie")
 
 
@@ -41,6 +42,7 @@ def fit(
     chains: int = 4,
     random_seed: int | None = None,
     missing: str = "drop",
+    effects: str = "auto",
     progress: bool = True,
 ) -> xr.DataTree:
     """Fit a model.
@@ -59,13 +61,18 @@ def fit(
         Same seed, same machine, same answer; None draws one and stores it.
     missing : {"drop", "error"}
         What to do with rows in which a used column is missing.
+    effects : {"auto", "draws", "moments"}
+        What to keep of group-specific effects: draws; exact means and standard deviations for levels of more than 1,000
+        groups; or, by default, draws as long as those of all levels take no more than 1 GiB (32,000 groups by 4,000
+        draws), moments of the largest levels beyond. Moments are in the group `effect_moments`; what needs draws of
+        these levels then says so.
     progress : bool
         Show a progress bar where it takes longer than a second or two.
 
     Returns
     -------
     xarray.DataTree
-        Groups `posterior`, `sample_stats`, `constant_data` and `statistics`; attrs with the model, the engine and why
+        Groups `posterior`, `sample_stats`, `constant_data` and `statistics` (and `effect_moments`); attrs with the model, the engine and why
         it was chosen, `status` (PASS, REVIEW or FAIL), seed, versions and what was dropped.
 
     Raises
@@ -74,6 +81,8 @@ def fit(
         Before anything is computed, naming every offender.
     """
     _check_counts(draws, chains, random_seed)
+    if effects not in EFFECTS:
+        raise DataError(f"effects={effects!r}: it is {', '.join(map(repr, EFFECTS))}.")
     statistics, table = _read(model, data, missing)
     check_statistics(statistics)
     model, notes = _complete(model, statistics)
@@ -84,7 +93,7 @@ def fit(
         warnings.warn(choice.reason, BayeshlmWarning, stacklevel=outside_package())
     seed = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
     if choice.engine == "exact":
-        result = fit_exact(statistics, draws=draws, chains=chains, seed=seed, progress=progress)
+        result = fit_exact(statistics, draws=draws, chains=chains, seed=seed, progress=progress, effects=effects)
     else:
         observations = from_statistics(statistics) if table is None else from_table(table)
         result = fit_nuts(statistics, observations, draws=draws, chains=chains, seed=seed, progress=progress)
@@ -114,7 +123,11 @@ def to_datatree(
             "statistics": statistics_to_dataset(statistics),
         }
     )
-    messages = [*notes, *([result.attrs["fallback"]] if result.attrs.get("fallback") else [])]
+    if result.moments:
+        tree["effect_moments"] = xr.DataTree(
+            xr.Dataset({name: (v.dims, v.values) for name, v in result.moments.items()}, coords=result.moment_coords)
+        )
+    messages = [*notes, *(result.attrs[key] for key in ("fallback", "moments") if result.attrs.get(key))]
     tree.attrs = {
         "model": statistics.model.to_json(),
         "engine": choice.engine,

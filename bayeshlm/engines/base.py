@@ -135,8 +135,9 @@ def nested_order(statistics: Statistics) -> list[int] | None:
     sizes = [len(members) for members in statistics.members]
     order = by_size(statistics)
     for outer, inner in itertools.pairwise(order):
-        pairs = np.unique(statistics.codes[:, [inner, outer]], axis=0)
-        if len(pairs) != sizes[inner]:
+        parent = np.zeros(sizes[inner], dtype=np.int64)
+        parent[statistics.codes[:, inner]] = statistics.codes[:, outer]
+        if np.any(parent[statistics.codes[:, inner]] != statistics.codes[:, outer]):
             return None
     return order
 
@@ -333,29 +334,39 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
     sigma = np.ones(batch) if problem.known_sigma else values[:, 0]
     if problem.split is not None:
         sigma = values[:, : problem.residuals]
+    partial = 2 * ndtr(theta[:, count:]) - 1
+    first = 0
+    for correlation in problem.correlations:
+        mine = slice(first, first + correlation.partials)
+        log_prior += correlation.prior.logpdf_partial(partial[:, mine], len(correlation.positions))
+        first += correlation.partials
+    log_prior += np.sum(log_normal[:, count:] + math.log(2), axis=1)
+    roots = covariance_roots(problem, values, partial)
+    return sigma, roots, values, np.where(np.isnan(log_prior) | ~inside, -np.inf, log_prior)
+
+
+def covariance_roots(problem: Problem, values: Array, partial: Array) -> list[Array]:
+    """Lower roots (k, k, B) of the levels' covariances from standard deviations (B, s) and partial correlations."""
     roots = []
     position = problem.residuals
     for level in problem.levels:
         k = len(level.columns)
-        root = np.zeros((k, k, batch))
+        root = np.zeros((k, k, len(values)))
         for j in range(k):
             root[j, j] = values[:, position + j]
         position += k
         roots.append(root)
-    partial = count
+    first = 0
     for correlation in problem.correlations:
-        mine = slice(partial, partial + correlation.partials)
-        z = 2 * ndtr(theta[:, mine]) - 1
         k = len(correlation.positions)
-        log_prior += correlation.prior.logpdf_partial(z, k) + np.sum(log_normal[:, mine] + math.log(2), axis=1)
-        factor = correlation_root(z, k)
+        factor = correlation_root(partial[:, first : first + correlation.partials], k)
+        first += correlation.partials
         root = roots[correlation.level]
         sds = [root[j, j].copy() for j in correlation.positions]
         for i, row in enumerate(correlation.positions):
             for j, column in enumerate(correlation.positions[: i + 1]):
                 root[row, column] = sds[i] * factor[i, j]
-        partial += correlation.partials
-    return sigma, roots, values, np.where(np.isnan(log_prior) | ~inside, -np.inf, log_prior)
+    return roots
 
 
 def _from_score(scale: Scale, score: Array) -> tuple[Array, Array]:
@@ -368,11 +379,14 @@ def _from_score(scale: Scale, score: Array) -> tuple[Array, Array]:
     return low + scale.size * ratio, math.log(np.pi / 2 * scale.size) + np.log1p(ratio**2)
 
 
-def to_score(scale: Scale, value: float) -> float:
-    """Inverse of the map from scores to standard deviations on (0, inf)."""
-    ratio = value / scale.size
-    tail = float(ndtri(2 / np.pi * math.atan(min(ratio, 1 / ratio))))
-    return tail if ratio < 1 else -tail
+def to_score(scale: Scale, value: Array | float) -> Array:
+    """Inverse of the map from scores to standard deviations; NaN outside the interval."""
+    low, high = interval(scale.prior)
+    if math.isfinite(high):
+        return np.asarray(ndtri((np.asarray(value) - low) / (high - low)))
+    ratio = np.maximum((np.asarray(value) - low) / scale.size, np.finfo(float).tiny)
+    tail = ndtri(2 / np.pi * np.arctan(np.minimum(ratio, 1 / ratio)))
+    return np.where(ratio < 1, tail, -tail)
 
 
 def interval(prior: Prior) -> tuple[float, float]:
@@ -413,8 +427,8 @@ def search_box(problem: Problem) -> tuple[Array, Array]:
         if scale.prior.proper:  # a prior far from the data's own scale widens the search
             typical = float(np.median(scale.prior.sample(np.random.default_rng(0), 501)))
             sizes.append(math.log(min(max(typical, 1e-100 * scale.size), 1e100 * scale.size)))
-        low.append(max(to_score(scale, math.exp(min(sizes) + LOG_RANGE[0])), -LIMIT))
-        high.append(min(to_score(scale, math.exp(max(sizes) + LOG_RANGE[1])), LIMIT))
+        low.append(max(float(to_score(scale, math.exp(min(sizes) + LOG_RANGE[0]))), -LIMIT))
+        high.append(min(float(to_score(scale, math.exp(max(sizes) + LOG_RANGE[1]))), LIMIT))
     partials = sum(c.partials for c in problem.correlations)
     return np.array(low + [-2.5] * partials), np.array(high + [2.5] * partials)
 

@@ -164,6 +164,16 @@ class Crossed:
             out[start : start + k * groups] = mixed.reshape(k * groups, -1)
         return out
 
+    def add_bulk(self, ratios: list[Array], values: Array, out: Array) -> None:
+        """Add L v to `out`, effects as the user wrote them; both (n, any). `values` is used up."""
+        for i, (start, groups, factor) in zip(self.crossing.bulk, self._bulk_factors(ratios), strict=True):
+            part = slice(start, start + len(factor) * groups)
+            if len(factor) == 1:
+                values[part] *= ratios[i][0, 0]
+                out[part] += values[part]
+            else:
+                out[part] += (ratios[i] @ values[part].reshape(len(factor), -1)).reshape(len(factor) * groups, -1)
+
     def eliminate_root(self, kernels: Array, log_determinants: Array, sigma: Array, roots: list[Array]) -> Root:
         """Integrate the root's levels and the common effects out, for a batch."""
         problem, p = self.problem, len(self.problem.common)
@@ -180,6 +190,22 @@ class Crossed:
         log_determinant += 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         deviance = log_determinant - problem.log_prior_determinant + lower[:, -1, -1] ** 2
         return Root(problem.constant - 0.5 * deviance, root, half)
+
+    def root_log_likelihood(
+        self, kernels: Array, log_determinants: Array, sigma: Array, roots: list[Array]
+    ) -> Array:
+        """Log likelihoods (B,) from the kernels; -inf for the thetas whose root cannot be factored."""
+        try:
+            return finite(self.eliminate_root(kernels, log_determinants, sigma, roots).log_likelihood)
+        except np.linalg.LinAlgError:
+            if len(sigma) == 1:
+                return np.array([-np.inf])
+        half = len(sigma) // 2
+        parts = [slice(None, half), slice(half, None)]
+        return np.concatenate([
+            self.root_log_likelihood(kernels[b], log_determinants[b], sigma[b], [root[:, :, b] for root in roots])
+            for b in parts
+        ])  # fmt: skip
 
     def scale_root(self, roots: list[Array], kernels: Array) -> Array:
         """L' K L of the root's levels, for a batch (B, r, r)."""

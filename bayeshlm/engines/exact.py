@@ -11,17 +11,23 @@ from numpy.typing import NDArray
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines import importance
 from bayeshlm.engines.base import Problem, block_slices, build_problem, constrain, search_box
+from bayeshlm.engines.collapse import Collapsed, collapse
 from bayeshlm.engines.collapsed import sample_collapsed
+from bayeshlm.engines.effectmoments import effect_moments, thinned
 from bayeshlm.engines.identify import check_sigma
 from bayeshlm.engines.marginal import Marginal
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.errors import EngineError
 
 Array = NDArray[np.float64]
-MAX_BYTES = 4 * 2**30  # of group-specific effects kept as draws
+MAX_BYTES = 4 * 2**30  # of group-specific effects kept as draws, where draws are asked for
+AUTO_BYTES = 2**30  # beyond which effects="auto" keeps moments of the largest levels
+MANY_GROUPS = 1000  # of a level, beyond which effects="moments" keeps its moments
 
 
-def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, progress: bool = False) -> EngineResult:
+def fit_exact(
+    statistics: Statistics, *, draws: int, chains: int, seed: int, progress: bool = False, effects: str = "auto"
+) -> EngineResult:
     """Fit by integrating all effects out and sampling the hyperparameters.
 
     Parameters
@@ -31,6 +37,8 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     seed : int
     progress : bool
         Show a progress bar if the fallback, which takes longer, is needed.
+    effects : {"auto", "draws", "moments"}
+        What to keep of group-specific effects, see `bayeshlm.fit`.
 
     Raises
     ------
@@ -40,11 +48,12 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     began = time.perf_counter()
     problem = build_problem(statistics)
     check_sigma(statistics)
-    _check_memory(problem, draws * chains)
-    marginal = Marginal(problem)
-    sampling, effects = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    drawn_levels = _drawn_levels(problem, draws * chains, effects)
+    sampling, effects_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     low, high = search_box(problem)
-    attrs: dict[str, Any] = {"fallback": ""}
+    chosen = collapse(problem, low, high, draws * chains, sampling)
+    marginal = chosen.density
+    attrs: dict[str, Any] = {"fallback": "", **chosen.attrs}
     if problem.size == 0:  # known standard errors and no groups: nothing is left to sample
         theta = np.zeros((chains, draws, 0))
         density, _ = marginal.log_density(np.zeros((1, 0)))
@@ -53,8 +62,9 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     else:
         try:
             drawn = importance.sample(
-                lambda t: marginal.log_density(t)[0], low, high, draws=draws, chains=chains, rng=sampling
-            )
+                lambda t: marginal.log_density(t)[0], low, high, draws=draws, chains=chains, rng=sampling,
+                starts=chosen.starts,
+            )  # fmt: skip
         except (FloatingPointError, np.linalg.LinAlgError) as error:
             raise EngineError(
                 f"The density of the hyperparameters could not be evaluated ({error}). Rescale the response or check "
@@ -76,14 +86,51 @@ def fit_exact(statistics: Statistics, *, draws: int, chains: int, seed: int, pro
     if any(not prior.proper for prior in statistics.model.complete_priors.values()):
         attrs["log_evidence"] = attrs["log_evidence_se"] = float("nan")  # an improper prior has no evidence
     flat = theta.reshape(chains * draws, problem.size)
-    beta, drawn_effects = marginal.draw_effects(flat, effects)
+    moments, moment_coords = {}, {}  # type: tuple[dict[str, Variable], dict[str, list[Any]]]
+    if isinstance(marginal, Marginal):
+        beta, drawn_effects = marginal.draw_effects(flat, effects_rng, drawn_levels)
+        if drawn_levels < len(problem.levels):
+            moments, moment_coords, note = _moments(statistics, marginal, flat, drawn_levels)
+            attrs["moments"] = note
+    else:
+        beta, drawn_effects = marginal.draw_effects(flat, effects_rng)
     variables, coords = _name(statistics, problem, flat, beta, drawn_effects, (chains, draws))
     attrs["seconds"] = time.perf_counter() - began
-    return EngineResult(variables, coords, stats, attrs)
+    return EngineResult(variables, coords, stats, attrs, moments, moment_coords)
+
+
+def _moments(
+    statistics: Statistics, marginal: Marginal, theta: Array, first: int
+) -> tuple[dict[str, Variable], dict[str, list[Any]], str]:
+    """Means and standard deviations of the effects of the levels from `first` on, and how they came about."""
+    problem, layout = marginal.problem, statistics.layout
+    chosen = thinned(len(theta), problem.levels[-1].groups)
+    found = effect_moments(marginal, theta[chosen], first)
+    variables: dict[str, Variable] = {}
+    coords: dict[str, list[Any]] = {"moment": ["mean", "sd"]}
+    for k, result in found.items():
+        index = problem.level_index[k]
+        level = layout.levels[index]
+        coords[level.name] = statistics.labels(index)
+        for block, where in zip(level.blocks, block_slices(level.blocks), strict=True):
+            both = np.stack([result.mean[where], result.sd[where]])  # (2, effects, groups)
+            if block.labels:
+                coords[block.dim] = list(block.labels)
+                variables[block.name] = Variable(np.moveaxis(both, 1, 2), ("moment", level.name, block.dim))
+            else:
+                variables[block.name] = Variable(both[:, 0], ("moment", level.name))
+    sizes = ", ".join(f"{layout.levels[problem.level_index[k]].name} ({problem.levels[k].groups:,} groups)" for k in found)
+    error = max(result.error for result in found.values())
+    note = (
+        f"Of the effects of {sizes} means and standard deviations are kept instead of draws, averaged over "
+        f"{len(chosen):,} draws of the hyperparameters (Monte Carlo error of a mean at most {error:.2g} of its standard "
+        "deviation)."
+    )
+    return variables, coords, note
 
 
 def _fall_back(
-    marginal: Marginal, theta: Array, draws: int, chains: int, seed: int, progress: bool
+    marginal: Collapsed, theta: Array, draws: int, chains: int, seed: int, progress: bool
 ) -> tuple[Array, dict[str, Array]]:
     def log_density(points: Array) -> Array:
         return marginal.log_density(points)[0]
@@ -96,14 +143,25 @@ def _fall_back(
     return theta, {"lp": lp, "diverging": diverging.astype(float)}
 
 
-def _check_memory(problem: Problem, total: int) -> None:
-    size = 8 * total * sum(level.groups * len(level.columns) for level in problem.levels)
+def _drawn_levels(problem: Problem, total: int, effects: str) -> int:
+    """How many of the outermost levels keep draws. Raises EngineError where what was asked for is impossible."""
+    sizes = [8 * total * level.groups * len(level.columns) for level in problem.levels]
+    crossed = problem.codes is not None
+    if crossed and effects == "moments":
+        raise EngineError('effects="moments" is for nested levels; crossed ones keep draws. Use effects="auto".')
+    if effects == "moments":
+        return sum(level.groups <= MANY_GROUPS for level in problem.levels)
+    if effects == "auto" and not crossed:
+        return sum(size <= AUTO_BYTES for size in np.cumsum(sizes).tolist())
+    size = sum(sizes)
     if size > MAX_BYTES:
         groups = sum(level.groups for level in problem.levels)
         raise EngineError(
             f"{total} draws of the effects of {groups} groups take {size / 2**30:.1f} GiB, over the limit of "
-            f"{MAX_BYTES / 2**30:.0f} GiB. Ask for fewer draws, e.g. draws={max(total * MAX_BYTES // size // 8, 1)}."
+            f"{MAX_BYTES / 2**30:.0f} GiB. Ask for fewer draws, e.g. draws={max(total * MAX_BYTES // size // 8, 1)}"
+            + ("." if crossed else ', or for effects="moments".')
         )
+    return len(sizes)
 
 
 def _name(
@@ -127,7 +185,8 @@ def _name(
     position = problem.residuals
     for k, index in enumerate(problem.level_index):
         level = layout.levels[index]
-        coords[level.name] = statistics.labels(index)
+        if k < len(effects):
+            coords[level.name] = statistics.labels(index)
         for block, where in zip(level.blocks, block_slices(level.blocks), strict=True):
             count = len(block.columns)
             scales = values.T[position : position + count]
@@ -135,8 +194,9 @@ def _name(
             dims: tuple[str, ...] = (block.dim,) if block.labels else ()
             if block.labels:
                 coords[block.dim] = list(block.labels)
-            drawn = np.moveaxis(effects[k][where], 0, 1)  # (groups, effects, draws)
-            add(block.name, drawn if block.labels else drawn[:, 0], (level.name, *dims))
+            if k < len(effects):
+                drawn = np.moveaxis(effects[k][where], 0, 1)  # (groups, effects, draws)
+                add(block.name, drawn if block.labels else drawn[:, 0], (level.name, *dims))
             add(f"{block.name}_sigma", scales if block.labels else scales[0], dims)
         for positions in level.correlated:
             root = roots[k][np.ix_(positions, positions)]

@@ -24,6 +24,7 @@ NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in
 MAX_NEWTON, CONVERGED, MAX_STEP = 60, 1e-3, 1.5
 DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
 NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
+NEAR_SHARE, WIDE_SHARE = 0.1, 0.5  # the most they may be of a sharp peak's width
 ROUNDS = 8
 MIN_PROPOSALS = 2000  # a chain: fewer do not show the weights' tail, nor outlast a long stay at one state
 BATCH = 200
@@ -117,7 +118,14 @@ class Draws:
 
 
 def sample(
-    log_density: LogDensity, low: Array, high: Array, *, draws: int, chains: int, rng: np.random.Generator
+    log_density: LogDensity,
+    low: Array,
+    high: Array,
+    *,
+    draws: int,
+    chains: int,
+    rng: np.random.Generator,
+    starts: Array | None = None,
 ) -> Draws:
     """Draw from a density on R^d.
 
@@ -129,6 +137,8 @@ def sample(
         Box in which the mode is looked for (the draws may leave it).
     draws, chains : int
     rng : numpy.random.Generator
+    starts : (n, d), optional
+        Where to climb to the modes from; without it the box is scanned.
 
     Raises
     ------
@@ -142,7 +152,7 @@ def sample(
         evaluations += len(points)
         return log_density(points)
 
-    proposal, efficiency = adapt(counted, laplace(find_modes(counted, low, high, rng)), rng)
+    proposal, efficiency = adapt(counted, laplace(find_modes(counted, low, high, rng, starts)), rng)
     for attempt in range(ATTEMPTS):
         # A chain loses draws to rejections; several proposals a kept draw win them back.
         thinning = int(np.clip(math.ceil(2.0 / max(efficiency, 1e-3)), 1, 12))
@@ -177,16 +187,25 @@ def sample(
 
 
 def find_modes(
-    log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator, start: Array | None = None
+    log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator, given: Array | None = None
 ) -> list[tuple[float, Array, Array]]:
     """Modes as (log density, mode (d,), negative Hessian (d, d)), the highest first.
 
-    A quasi-random scan of the box gives starts: its best point and the best ones far from it. Newton steps follow, with
-    all differences of an iteration in one batch, which is what makes them quicker here than a quasi-Newton search. A
-    known good `start` (the truth of a simulated study) takes the place of the scan.
+    Where no starts are `given` (n, d), a quasi-random scan of the box gives them: its best point and the best ones far
+    from it. Newton steps follow, with all differences of an iteration in one batch, which is what makes them quicker
+    here than a quasi-Newton search.
     """
-    if start is not None:
-        return [_climb(log_density, np.clip(start, low, high), low, high)]
+    starts = list(given) if given is not None else _scan(log_density, low, high, rng)
+    modes: list[tuple[float, Array, Array]] = []
+    for start in starts:
+        value, mode, curvature = _climb(log_density, np.clip(start, low, high), low, high)
+        known = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in modes)
+        if not known and (not modes or value > max(m[0] for m in modes) - NEGLIGIBLE):
+            modes.append((value, mode, curvature))
+    return sorted(modes, key=lambda m: -m[0])
+
+
+def _scan(log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator) -> list[Array]:
     scan = low + (high - low) * qmc.Sobol(len(low), rng=rng).random_base2(SCAN)
     values = log_density(scan)
     if not np.isfinite(values).any():
@@ -197,13 +216,7 @@ def find_modes(
             starts.append(scan[k])
         if len(starts) == STARTS:
             break
-    modes: list[tuple[float, Array, Array]] = []
-    for start in starts:
-        value, mode, curvature = _climb(log_density, start, low, high)
-        known = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in modes)
-        if not known and (not modes or value > max(m[0] for m in modes) - NEGLIGIBLE):
-            modes.append((value, mode, curvature))
-    return sorted(modes, key=lambda m: -m[0])
+    return starts
 
 
 def root_of(curvature: Array) -> Array:
@@ -214,8 +227,10 @@ def root_of(curvature: Array) -> Array:
 
 def _climb(log_density: LogDensity, x: Array, low: Array, high: Array) -> tuple[float, Array, Array]:
     """Damped Newton ascent within the box -> (log density, mode, negative Hessian seen at a wider step)."""
+    steps = np.full(len(x), NEWTON_STEP)
     for _ in range(MAX_NEWTON):
-        value, gradient, curvature = _derivatives(log_density, x, NEWTON_STEP)
+        value, gradient, curvature = _derivatives(log_density, x, steps)
+        steps = np.minimum(NEWTON_STEP, NEAR_SHARE * _widths(curvature))
         # Absolute eigenvalues lead away from saddles (Dauphin et al. 2014, NeurIPS 27), a bounded step stays local.
         eigenvalues, vectors = np.linalg.eigh(curvature)
         direction = vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(eigenvalues), 1.0))
@@ -226,23 +241,29 @@ def _climb(log_density: LogDensity, x: Array, low: Array, high: Array) -> tuple[
         if not reached[best] > value + CONVERGED:
             break
         x = trials[best]
-    value, _, curvature = _derivatives(log_density, x, WIDE_STEP)
+    for _ in range(2):  # the first pass may not have known how narrow the peak is
+        value, _, curvature = _derivatives(log_density, x, np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvature)))
     return value, x, curvature
 
 
-def _derivatives(log_density: LogDensity, x: Array, step: float) -> tuple[float, Array, Array]:
-    """(value, gradient (d,), negative Hessian (d, d)) by central differences, in one batch."""
+def _widths(curvature: Array) -> Array:
+    """Conditional standard deviations (d,) of a peak with this negative Hessian."""
+    return np.asarray(1.0 / np.sqrt(np.maximum(np.diag(curvature), 1e-12)))
+
+
+def _derivatives(log_density: LogDensity, x: Array, steps: Array) -> tuple[float, Array, Array]:
+    """(value, gradient (d,), negative Hessian (d, d)) by central differences with steps (d,), in one batch."""
     d = len(x)
-    unit = step * np.eye(d)
+    unit = np.diag(steps)
     i, j = np.triu_indices(d, 1)
     corners = [a * unit[i] + b * unit[j] for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
     f = log_density(x + np.concatenate([np.zeros((1, d)), unit, -unit, *corners]))
     f = np.where(np.isfinite(f), f, f[0] - 50.0)
     hessian = np.zeros((d, d))
-    hessian[np.diag_indices(d)] = (f[1 : d + 1] - 2 * f[0] + f[d + 1 : 2 * d + 1]) / step**2
+    hessian[np.diag_indices(d)] = (f[1 : d + 1] - 2 * f[0] + f[d + 1 : 2 * d + 1]) / steps**2
     pp, pm, mp, mm = np.split(f[2 * d + 1 :], 4)
-    hessian[i, j] = hessian[j, i] = (pp - pm - mp + mm) / (4 * step**2)
-    return float(f[0]), (f[1 : d + 1] - f[d + 1 : 2 * d + 1]) / (2 * step), -hessian
+    hessian[i, j] = hessian[j, i] = (pp - pm - mp + mm) / (4 * steps[i] * steps[j])
+    return float(f[0]), (f[1 : d + 1] - f[d + 1 : 2 * d + 1]) / (2 * steps), -hessian
 
 
 def laplace(modes: list[tuple[float, Array, Array]]) -> Proposal:

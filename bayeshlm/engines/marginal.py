@@ -19,6 +19,8 @@ from bayeshlm.engines.base import Problem, constrain
 from bayeshlm.engines.residuals import full_moments, pivot_centred, pooled
 
 Array = NDArray[np.float64]
+DIGITS = 1e-13  # share of the response's sum of squares that must be left for the density to have any digits
+MOST_OF = 0.9  # of the least residual there can be
 CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
 
 
@@ -97,6 +99,7 @@ class Marginal:
             self.total = full_moments(*columns_first(problem)).sum(axis=2)
             largest = parents = 1
         self.chunk = int(np.clip(CACHE // max(largest, width * width * parents), 4, 4096))
+        self.residual = _least_residual(problem)
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
@@ -144,7 +147,8 @@ class Marginal:
                 if keep:
                     uppers.insert(0, upper)
             moments = moments[:, :, 0]
-        return self._root(moments, log_determinant, tuple(uppers))
+        floor = ((1 / variance) if problem.split is not None else (1 / variance)[:, None]) @ self.residual
+        return self._root(moments, log_determinant, tuple(uppers), floor)
 
     def _split_sweep(self, sigma: Array, roots: list[Array]) -> tuple[Array, Array, list[Upper]]:
         """All levels where sigma (B, parts) differs by a factor: cells count in units of their own noise."""
@@ -197,26 +201,30 @@ class Marginal:
             rest += rows[i][:, None] * weighted[None]
         return _sum_by_parent(rest, record.parent), log_determinants.sum(axis=0), Upper(rows, factor)
 
-    def _root(self, moments: Array, log_determinant: Array, uppers: tuple[Upper, ...]) -> Sweep:
-        """Integrate the common effects out; moments (c, c, B)."""
+    def _root(self, moments: Array, log_determinant: Array, uppers: tuple[Upper, ...], floor: Array) -> Sweep:
+        """Integrate the common effects out; moments (c, c, B), `floor` (B,) what no effect can explain."""
         problem = self.problem
         x, y = list(problem.common), problem.width - 1
         information = np.moveaxis(moments[np.ix_(x, x)], 2, 0) + problem.precision
         pull = problem.precision @ problem.prior_mean
         score = moments[x, y].T + pull
-        quadratic = moments[y, y] + problem.prior_mean @ pull
+        quadratic = whole = moments[y, y] + problem.prior_mean @ pull
         if x:
             root = np.linalg.cholesky(information)
             half = np.linalg.solve(root, score[:, :, None])[:, :, 0]
             quadratic = quadratic - np.sum(half**2, axis=1)
             log_determinant = log_determinant + 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
+        # Standard deviations of 1e-90 and 1e-10 of their scales leave a difference of numbers of 1e170: no digit of it is
+        # right, and a density of e^(1e166) would be believed.
+        lost = (quadratic < DIGITS * whole) | (quadratic < MOST_OF * floor)
+        log_likelihood = np.where(lost, -np.inf, log_likelihood)
         return Sweep(log_likelihood, information, score, uppers)
 
     def draw_effects(
-        self, theta: Array, rng: np.random.Generator, *, depth: int | None = None
+        self, theta: Array, rng: np.random.Generator, levels: int | None = None
     ) -> tuple[Array, list[Array]]:
-        """Draw all effects, or those of the outermost `depth` levels, once per theta.
+        """Draw the common effects and those of the outermost `levels` levels (default all), once per theta.
 
         Returns
         -------
@@ -225,22 +233,22 @@ class Marginal:
         effects : per level, outermost first, (k, groups, B)
         """
         problem = self.problem
+        drawn_levels = problem.levels[:levels]
         betas = np.empty((len(theta), len(problem.common)))
-        drawn_levels = problem.levels[:depth]
         effects = [np.empty((len(level.columns), level.groups, len(theta))) for level in drawn_levels]
         largest = max((level.groups * problem.width for level in drawn_levels), default=1)
         step = int(np.clip(16 * CACHE // largest, 4, self.chunk))  # every draw is used once: no cache to respect
         for start in range(0, len(theta), step):
             part = slice(start, start + step)
             sigma, roots, _, _ = constrain(problem, theta[part])
-            beta, drawn = self._draw(self.sweep(sigma, roots, keep=True), sigma, roots, rng, depth)
+            beta, drawn = self._draw(self.sweep(sigma, roots, keep=True), sigma, roots, rng, len(drawn_levels))
             betas[part] = beta
             for whole, piece in zip(effects, drawn, strict=True):
                 whole[:, :, part] = piece
         return betas, effects
 
     def _draw(
-        self, sweep: Sweep, sigma: Array, roots: list[Array], rng: np.random.Generator, depth: int | None
+        self, sweep: Sweep, sigma: Array, roots: list[Array], rng: np.random.Generator, levels: int
     ) -> tuple[Array, list[Array]]:
         problem = self.problem
         batch, p = len(sigma), len(problem.common)
@@ -254,7 +262,7 @@ class Marginal:
         worth = np.zeros((problem.width - 1, 1, batch))
         worth[list(problem.common), 0] = centred.T
         drawn = []
-        for index, level in enumerate(problem.levels[:depth]):
+        for index, level in enumerate(problem.levels[:levels]):
             worth = worth[:, level.parent]
             innermost = index == len(problem.levels) - 1 and problem.split is None
             rows = self.leaf.rows[..., None] if innermost else sweep.uppers[index].rows
@@ -266,6 +274,13 @@ class Marginal:
             for i, column in enumerate(level.columns):
                 worth[column] += lifted[i]
         return beta, drawn
+
+
+def _least_residual(problem: Problem) -> Array:
+    """(parts,): sum of squares within cells that no effects whatever can explain, by category of sigma."""
+    part = np.zeros(len(problem.weight), dtype=np.int64) if problem.split is None else problem.split.part
+    _, rest = small.pivot(np.moveaxis(problem.scatter, 0, 2), tuple(range(problem.width - 2)))  # slopes of its own
+    return np.bincount(part, np.maximum(rest[-1, -1], 0.0))
 
 
 def _draw_group(

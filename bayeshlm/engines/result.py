@@ -30,9 +30,13 @@ class EngineResult:
     sample_stats : dict of str to (chains, draws) arrays
     attrs : dict
         Numbers and texts about the run.
+    moments, moment_coords : dict
+        Mean and standard deviation, on the first axis, of effects of which there are too many to keep draws.
     """
 
     variables: dict[str, Variable]
     coords: dict[str, list[Any]]
     sample_stats: dict[str, Array]
     attrs: dict[str, Any] = field(default_factory=dict)
+    moments: dict[str, Variable] = field(default_factory=dict)
+    moment_coords: dict[str, list[Any]] = field(default_factory=dict)

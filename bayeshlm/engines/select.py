@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import unsupported
-from bayeshlm.errors import EngineError
+from bayeshlm.engines.base import nested_order, unsupported
+from bayeshlm.errors import EngineError, listed
 
 ENGINES = ("auto", "exact", "nuts")
 
@@ -37,9 +37,12 @@ def choose_engine(statistics: Statistics, engine: str) -> Choice:
         reason = f"{refused} NUTS samples every parameter of the generative model instead."
         return Choice("nuts", reason, "exact" in model.family_spec.engines)
     levels = len(statistics.layout.levels)
-    reason = (
-        f"{model.family} response, Gaussian effects"
-        + (f" on {levels} nested level{'s' * (levels > 1)}" if levels else "")
-        + ": all effects integrate out exactly"
-    )
+    on = f" on {levels} nested level{'s' * (levels > 1)}" if levels else ""
+    if nested_order(statistics) is None:
+        names = listed(level.name for level in statistics.layout.levels)
+        on = (
+            f" on the levels {names}, some of them crossed (a group of one occurs in several of another; were labels "
+            "merely reused, it would be (1 | parent/child))"
+        )
+    reason = f"{model.family} response, Gaussian effects{on}: all effects integrate out exactly"
     return Choice("exact", reason if engine == "auto" else f"asked for; {reason}")

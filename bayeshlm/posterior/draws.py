@@ -67,7 +67,12 @@ def dataset(posterior: xr.DataTree, group: str = "posterior") -> xr.Dataset:
 
 
 def flat(posterior: xr.DataTree, name: str) -> Array:
-    """Draws of a variable, chains joined: (draws, ...)."""
+    """Draws of a variable, chains joined: (draws, ...). Raises DataError where only its moments were kept."""
+    if name in moments_of(posterior):
+        raise DataError(
+            f"Of {name!r} only means and standard deviations were kept (its level has too many groups); this needs "
+            'draws. Fit with effects="draws", and fewer draws if memory is short, or ask about a level with fewer groups.'
+        )
     values = dataset(posterior)[name].values
     return np.asarray(values.reshape(-1, *values.shape[2:]))
 
@@ -90,6 +95,13 @@ def mean_residual_variance(posterior: xr.DataTree, statistics: Statistics) -> Ar
     variance = residual_variance(posterior, statistics)
     rows = np.bincount(statistics.residual, statistics.count, variance.shape[1])
     return np.asarray(variance @ rows / rows.sum())
+
+
+def moments_of(posterior: xr.DataTree) -> dict[str, xr.DataArray]:
+    """Effects of which means and standard deviations were kept instead of draws, by name."""
+    if "effect_moments" not in posterior.children:
+        return {}
+    return {str(name): variable for name, variable in dataset(posterior, "effect_moments").data_vars.items()}
 
 
 def scalars(posterior: xr.DataTree, name: str) -> list[tuple[Any, Array]]:

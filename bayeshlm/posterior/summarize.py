@@ -15,6 +15,7 @@ from bayeshlm.posterior.draws import (
     flat,
     mean_residual_variance,
     model_of,
+    moments_of,
     scalars,
     statistics_of,
 )
@@ -43,6 +44,7 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
     pandas.DataFrame
         A row a scalar: `kind` (common effect, group effect, variance component, shape, derived), `variable`, `label`
         (group or category, None for scalars), `mean`, `median`, `sd`, `lower`, `upper`, `ess_bulk`, `rhat`.
+        Of effects of which only moments were kept there are `mean` and `sd` alone.
         Derived are the intraclass correlation `ICC` of each level and `R2` (conditional: common and group effects;
         marginal: common effects alone). Everything is on the scale on which effects add (logs, log odds); `ICC` and
         `R2` with what `residual_note` says, for censored counts not at all.
@@ -70,7 +72,21 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
         "label": [label for _, _, label, _ in listing], "mean": joined.mean(axis=1), "median": median, "sd": sd,
         "lower": lower, "upper": upper, "ess_bulk": checked.ess_bulk, "rhat": checked.rhat,
     }  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    kept = [_of_moments(name, variable) for name, variable in moments_of(posterior).items()]
+    return pd.concat([table, *kept], ignore_index=True) if kept else table
+
+
+def _of_moments(name: str, variable: xr.DataArray) -> pd.DataFrame:
+    """Rows of effects of which only mean and sd are known: no quantiles, and nothing drawn that could converge."""
+    import pandas as pd
+
+    labels = [variable[dim].values.tolist() for dim in variable.dims[1:]]
+    named = labels[0] if len(labels) == 1 else [f"{a}, {b}" for a in labels[0] for b in labels[1]]
+    mean, sd = variable.values.reshape(2, -1)
+    unknown = dict.fromkeys(("median", "lower", "upper", "ess_bulk", "rhat"), np.nan)
+    columns = {"kind": "group effect", "variable": name, "label": named, "mean": mean, "sd": sd, **unknown}
+    return pd.DataFrame(columns, columns=list(COLUMNS))
 
 
 def kind_of(posterior: xr.DataTree, name: str) -> str:

@@ -15,7 +15,7 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import Comparison, compare, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
-from bayeshlm.posterior.draws import find_level, flat, group_values, model_of, statistics_of
+from bayeshlm.posterior.draws import find_level, flat, group_values, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
 from bayeshlm.posterior.summarize import residual_note, summarize
 from bayeshlm.report import comparing, description, plots
@@ -235,6 +235,7 @@ def _forests(
     else:
         given = None if comparison is None else comparing.assigned_level(statistics, comparison.by)
         nested = [given] if given is not None else levels[: 2 if comparison is None else 1]
+    nested = [other for other in nested if not {block.name for block in other.blocks} & set(moments_of(posterior))]
     for k, other in enumerate(nested):
         rows = comparing.level_forest(posterior, statistics, other, PROB, first if level else None, level)
         count = comparing.group_count(statistics, other)

@@ -326,7 +326,7 @@ class LKJ(Prior):
         """Log density of partial correlations `z`, shape (..., size (size - 1) / 2), summed over the last axis."""
         b = self.partial_beta(size)
         log_beta = np.array([2 * math.lgamma(v) - math.lgamma(2 * v) for v in b])
-        with np.errstate(divide="ignore"):  # |z| = 1 has density 0 (eta > 1): -inf says so
+        with np.errstate(divide="ignore", invalid="ignore"):  # |z| = 1 has density 0: -inf or NaN says so
             return np.sum((b - 1) * np.log1p(-(z**2)) - log_beta - (2 * b - 1) * math.log(2), axis=-1)
 
     def sample_partial(self, rng: np.random.Generator, size: int) -> Array:

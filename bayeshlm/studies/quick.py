@@ -83,7 +83,7 @@ def _importance(
         return marginal.log_density(theta)[0]
 
     start = np.array([_score(scale, truth) for scale in problem.scales] + [0.0] * (problem.size - len(problem.scales)))
-    modes = importance.find_modes(log_density, low, high, rng, start)
+    modes = importance.find_modes(log_density, low, high, rng, start[None])
     if not np.isfinite(modes[0][0]):
         return None
     proposal = importance.laplace(modes)
@@ -95,7 +95,7 @@ def _importance(
         return None
     level = find_level(statistics, by)
     depth = 0 if level is None else 1 + problem.level_index.index(statistics.layout.levels.index(level))
-    beta, effects = marginal.draw_effects(theta, rng, depth=depth)
+    beta, effects = marginal.draw_effects(theta, rng, levels=depth)
     draws = _by_name(problem, statistics, beta, effects)
     values = values_of(statistics, by, draws.__getitem__)
     return QuickValues(values.labels, values.draws, True)

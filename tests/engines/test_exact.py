@@ -112,11 +112,11 @@ def test_fallback_is_the_same_posterior_and_says_so(monkeypatch: pytest.MonkeyPa
         assert abs(a.mean() - b.mean()) < 5 * error
 
 
-def test_crossed_levels_are_refused_with_the_way_out() -> None:
+def test_crossed_levels_with_a_sigma_by_factor_are_refused_with_the_way_out() -> None:
     rng = np.random.default_rng(4)
     frame = make_frame(rng).assign(b=lambda d: np.arange(len(d)) % 4)
     with pytest.raises(bh.errors.EngineError, match=r"crossed.*write \(1 \| method/instructor\)"):
-        bh.fit(bh.Model("y ~ x + (1 | a) + (1 | b)", family="lognormal"), frame)
+        bh.fit(bh.Model("y ~ x + (1 | a) + (1 | b)\nsigma ~ arm", family="lognormal"), frame)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_other_refusals_name_the_reason(model: bh.Model, message: str) -> None:
 def test_effects_that_would_not_fit_in_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "MAX_BYTES", 10_000)
     with pytest.raises(bh.errors.EngineError, match="fewer draws"):
-        bh.fit(NESTED, bh.simulate(NESTED, DESIGN, random_seed=1).data)
+        bh.fit(NESTED, bh.simulate(NESTED, DESIGN, random_seed=1).data, effects="draws")
 
 
 def test_roots_rebuild_the_reported_correlations() -> None:

@@ -142,6 +142,21 @@ def test_absurd_thetas_have_density_zero_not_nan() -> None:
     assert np.isfinite(posterior[-5:]).all()
 
 
+@pytest.mark.parametrize("name", ["no groups", "nested", "independent slopes", "sigma within groups"])
+def test_absurd_thetas_never_win_by_rounding(name: str) -> None:
+    """Standard deviations of 1e-130 beside 1e120: differences of huge numbers once gave a log density of +1e266."""
+    rng = np.random.default_rng(14)
+    frame = make_frame(rng, groups=9)
+    priors = {"coefficient": bh.Flat(), "scale": bh.HalfCauchy(0.1), "correlation": bh.LKJ(1)}
+    bare = make_model(CASES[name], rng)
+    model = bare.with_priors({parameter: priors[kind] for parameter, kind in bare.parameters.items()})
+    marginal = Marginal(build_problem(compress(model, frame)))
+    usual = marginal.log_density(rng.normal(0, 1, (500, marginal.problem.size)))[0]
+    absurd = rng.choice([-24.0, -20.0, -12.0, -5.0, 0.0, 5.0, 12.0, 24.0], (4000, marginal.problem.size))
+    absurd = absurd[(np.abs(absurd) > 5).any(axis=1)]
+    assert marginal.log_density(absurd)[0].max() < usual.max()
+
+
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_correlation_root_is_a_correlation_matrix(size: int) -> None:
     rng = np.random.default_rng(9)
