@@ -77,3 +77,27 @@ def undominated(merit: Array) -> NDArray[np.bool_]:
     """Which of the designs, in the order of their cost, are better than all that cost less."""
     best = np.maximum.accumulate(np.concatenate([[-np.inf], merit[:-1]]))
     return np.asarray(merit > best)
+
+
+def ecdf_difference(
+    grid: Array, difference: Array, low: Array, high: Array, *, outside: bool, alt: str, key: str
+) -> str:
+    """Empirical distribution of ranks less the uniform one, over its simultaneous band."""
+    edge = np.concatenate([[0.0], grid, [1.0]])
+
+    def closed(values: Array) -> Array:
+        return np.concatenate([[0.0], values, [0.0]])
+
+    with style():
+        canvas = Canvas(1.35, width=2.2)
+        axes = canvas.axes(0.36, 0.13, 0.05, 0.26)
+        axes.fill_between(edge, closed(low), closed(high), color=MUTED, alpha=0.22, linewidth=0)
+        axes.axhline(0.0, color=MUTED, linewidth=0.6)
+        axes.plot(edge, closed(difference), color=CONTRAST if outside else ACCENT, linewidth=1.5)
+        axes.set_xlim(0, 1)
+        largest = 1.1 * float(np.max(np.abs(np.concatenate([low, high, difference]))))
+        axes.set_ylim(-largest, largest)
+        set_ticks(axes.yaxis, -largest, largest, False, 3)
+        set_ticks(axes.xaxis, 0.0, 1.0, False, 2)
+        axes.tick_params(labelsize=8)
+        return canvas.svg(alt, key)
