@@ -33,7 +33,7 @@ def plan(terminal: Terminal, result: xr.Dataset) -> str:
         columns.append(("cost", [f"{float(result['cost'][k]):,.6g}" for k in shown]))
     for name, title in (("p_best", "P(best)"), ("expected_loss", "loss"), ("assurance", "assurance")):
         values = [float(result[name][k]) for k in shown]
-        errors = [float(result[f"{name}_mcse"][k]) for k in shown]
+        errors = [float(result[f"{name}_se"][k]) for k in shown]
         places = min((decimals(error, 1) for error in errors if error > 0), default=3)
         cells = [
             f"{fixed(v, places)} \N{PLUS-MINUS SIGN}{fixed(e, places)}" for v, e in zip(values, errors, strict=True)
@@ -73,3 +73,13 @@ def _table(terminal: Terminal, page: StudyPage, key: str, most: int, rest: str) 
     note = section.note + (f" {left} more: {rest}." if left > 0 else "")
     terminal.out.print()
     terminal.grid(Grid("", table.headers, table.rows[:most], note))
+
+
+def recover(terminal: Terminal, result: xr.Dataset) -> str:
+    """Verdict, and errors of the quantities with the lowest coverage. PASS, REVIEW (replicates failed) or FAIL."""
+    from bayeshlm.report.recover_page import collect
+
+    page = collect(result, figures=False)
+    _head(terminal, page)
+    _table(terminal, page, "coverage", SHOWN_ROWS, "the page lists the others")
+    return page.status

@@ -12,6 +12,7 @@ from bayeshlm.report.svg import ACCENT, CONTRAST, INK, MUTED, Canvas, style
 
 Array = NDArray[np.float64]
 FEW_LABELS = 24  # points with a number beside them; of more only those on the frontier and the chosen one
+MOST_DOTS = 300  # of a panel; more would lie on top of one another
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,3 +102,33 @@ def ecdf_difference(
         set_ticks(axes.xaxis, 0.0, 1.0, False, 2)
         axes.tick_params(labelsize=8)
         return canvas.svg(alt, key)
+
+
+def estimates(truth: Array, estimate: Array, *, alt: str, key: str) -> str:
+    """Estimates against truths with the diagonal; a histogram with the truth as a line where it is always the same."""
+    with style():
+        canvas = Canvas(1.6, width=2.2)
+        axes = canvas.axes(0.42, 0.13, 0.06, 0.26)
+        if np.ptp(truth) == 0:
+            axes.hist(estimate, bins=20, color=ACCENT, alpha=0.55)
+            axes.axvline(float(truth[0]), color=CONTRAST, linewidth=1.4)
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+            low, high = _room(np.append(estimate, truth[0]))
+        else:
+            low, high = _room(np.concatenate([truth, estimate]))
+            axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8)
+            shown = np.unique(np.linspace(0, len(truth) - 1, MOST_DOTS).astype(int))
+            axes.plot(truth[shown], estimate[shown], "o", color=ACCENT, markersize=2.2, alpha=0.6, markeredgewidth=0)
+            axes.set_ylim(low, high)
+            set_ticks(axes.yaxis, low, high, False, 3)
+        axes.set_xlim(low, high)
+        set_ticks(axes.xaxis, low, high, False, 3)
+        axes.tick_params(labelsize=8)
+        return canvas.svg(alt, key)
+
+
+def _room(values: Array) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room

@@ -43,7 +43,7 @@ def arms_design(case: dict[str, float], arms: int = 2) -> bh.Design:
 
 
 def close(found, name: str, expected: float, design: int = 0) -> None:
-    value, error = float(found[name][design]), float(found[f"{name}_mcse"][design])
+    value, error = float(found[name][design]), float(found[f"{name}_se"][design])
     assert abs(value - expected) <= Z * error, f"{name}: {value:.4f} +- {error:.4f}, not {expected:.4f}"
 
 
@@ -151,7 +151,7 @@ def test_sigma_zero_is_refused_and_a_level_that_does_not_vary_is_not() -> None:
     )
     assert float(found["p_best"][0]) == 1.0  # all are equally good: every choice is right
     assert float(found["expected_loss"][0]) == 0.0
-    assert float(found["p_best_mcse"][0]) > 0
+    assert float(found["p_best_se"][0]) > 0
 
 
 def test_smaller_is_better_where_it_is() -> None:
@@ -174,7 +174,7 @@ def test_costs_count_groups_and_units_of_unequal_and_random_sizes() -> None:
         NESTED, designs, decide="m", replicates=40, costs={"g": 10, "u": 1}, n_jobs=1, random_seed=1, progress=False
     )
     assert found["cost"].values[:2].tolist() == [84.0, 81.0]
-    assert found["cost_mcse"].values[:2].tolist() == [0.0, 0.0]
+    assert found["cost_se"].values[:2].tolist() == [0.0, 0.0]
     close(found, "cost", 60 + 6 * 5.0, 2)
     assert found["groups"].sel(design="unequal").to_series().to_dict() == {"m": 2.0, "g": 6.0, "u": 21.0}
     assert "random" in found["design"]
