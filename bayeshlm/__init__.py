@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bayeshlm.spec.priors import StudentT as StudentT
     from bayeshlm.spec.priors import Uniform as Uniform
     from bayeshlm.studies.plan import plan as plan
+    from bayeshlm.studies.recover import recover as recover
     from bayeshlm.studies.sbc import sbc as sbc
 
 __version__ = "0.1.0"
@@ -70,6 +71,7 @@ _HOME = {
     "fit": "fit",
     "load": "posterior.store",
     "plan": "studies.plan",
+    "recover": "studies.recover",
     "report": "report.html",
     "save": "posterior.store",
     "sbc": "studies.sbc",
