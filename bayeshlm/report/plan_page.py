@@ -132,7 +132,7 @@ def _frontiers(result: xr.Dataset, order: list[int]) -> tuple[Plate, ...]:
     unit = "" if "outcome_loss" in result else f", {result.attrs['loss_unit']}"
     for name, title in (("p_best", "P(choose the best)"), ("expected_loss", f"expected loss{unit}")):
         x, value = expense(result)[order], result[name].values[order]
-        error = 1.96 * result[f"{name}_se"].values[order]
+        error = np.nan_to_num(1.96 * result[f"{name}_se"].values[order])  # a single replicate has no error to show
         mark = None if chosen is None else order.index(chosen)
         lower, upper = np.maximum(value - error, 0.0), value + error
         front = study_plots.Frontier(
