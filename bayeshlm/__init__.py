@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from bayeshlm.spec.priors import StudentT as StudentT
     from bayeshlm.spec.priors import Uniform as Uniform
     from bayeshlm.studies.plan import plan as plan
+    from bayeshlm.studies.recover import recover as recover
     from bayeshlm.studies.sbc import sbc as sbc
 
 __version__ = "0.1.0"
@@ -82,6 +83,7 @@ _HOME = {
     "loo": "posterior.loo",
     "plan": "studies.plan",
     "predict": "posterior.predict",
+    "recover": "studies.recover",
     "report": "report.html",
     "save": "posterior.store",
     "sbc": "studies.sbc",

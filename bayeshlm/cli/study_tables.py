@@ -11,7 +11,10 @@ from bayeshlm.cli.terminal import Grid, Terminal
 if TYPE_CHECKING:
     import xarray as xr
 
+    from bayeshlm.report.study import StudyPage
+
 SHOWN_DESIGNS = 20
+SHOWN_ROWS = 12
 
 
 def plan(terminal: Terminal, result: xr.Dataset) -> str:
@@ -19,9 +22,7 @@ def plan(terminal: Terminal, result: xr.Dataset) -> str:
     from bayeshlm.report.plan_page import collect, frontier_of
 
     page = collect(result, figures=False)
-    terminal.verdict(page.lead, page.status)
-    for line in (*page.messages, *page.second):
-        terminal.say(line)
+    _head(terminal, page)
     shown, left_out = frontier_of(result, SHOWN_DESIGNS)
     labels = result["design"].values
     meets = result["meets"].values if "meets" in result else None
@@ -32,7 +33,7 @@ def plan(terminal: Terminal, result: xr.Dataset) -> str:
         columns.append(("cost", [f"{float(result['cost'][k]):,.6g}" for k in shown]))
     for name, title in (("p_best", "P(best)"), ("expected_loss", "loss"), ("assurance", "assurance")):
         values = [float(result[name][k]) for k in shown]
-        errors = [float(result[f"{name}_mcse"][k]) for k in shown]
+        errors = [float(result[f"{name}_se"][k]) for k in shown]
         places = min((decimals(error, 1) for error in errors if error > 0), default=3)
         cells = [
             f"{fixed(v, places)} \N{PLUS-MINUS SIGN}{fixed(e, places)}" for v, e in zip(values, errors, strict=True)
@@ -45,4 +46,40 @@ def plan(terminal: Terminal, result: xr.Dataset) -> str:
     rows = zip([str(labels[k]) for k in shown], *(cells for _, cells in columns), strict=True)
     terminal.out.print()
     terminal.grid(Grid("", ("design", *(title for title, _ in columns)), tuple(rows), note, frozenset(recommended)))
+    return page.status
+
+
+def sbc(terminal: Terminal, result: xr.DataTree) -> str:
+    """Verdict and the quantities that are nearest to failing. PASS, REVIEW (replicates failed) or FAIL."""
+    from bayeshlm.report.sbc_page import collect
+
+    page = collect(result, figures=False)
+    _head(terminal, page)
+    _table(terminal, page, "coverage", SHOWN_ROWS, "the page lists the others")
+    return page.status
+
+
+def _head(terminal: Terminal, page: StudyPage) -> None:
+    terminal.verdict(page.lead, page.status)
+    for line in (*page.messages, *page.second):
+        terminal.say(line)
+
+
+def _table(terminal: Terminal, page: StudyPage, key: str, most: int, rest: str) -> None:
+    """The first rows of a table of the page."""
+    section = next(section for section in page.sections if section.key == key)
+    table = section.tables[0]
+    left = len(table.rows) - most
+    note = section.note + (f" {left} more: {rest}." if left > 0 else "")
+    terminal.out.print()
+    terminal.grid(Grid("", table.headers, table.rows[:most], note))
+
+
+def recover(terminal: Terminal, result: xr.Dataset) -> str:
+    """Verdict, and errors of the quantities with the lowest coverage. PASS, REVIEW (replicates failed) or FAIL."""
+    from bayeshlm.report.recover_page import collect
+
+    page = collect(result, figures=False)
+    _head(terminal, page)
+    _table(terminal, page, "coverage", SHOWN_ROWS, "the page lists the others")
     return page.status

@@ -69,7 +69,7 @@ def _verdict(result: xr.Dataset) -> tuple[str, tuple[str, ...]]:
     k = int(np.nanargmin(losses))
     lead = (
         f"{result['design'].values[k]} decides best of {result.sizes['design']} designs: expected loss "
-        f"{with_error(losses[k], float(result['expected_loss_mcse'][k]))}, in {attrs['loss_unit']}."
+        f"{with_error(losses[k], float(result['expected_loss_se'][k]))}, in {attrs['loss_unit']}."
     )
     return lead, (_in_words(result, k), "No target was set, so that none is recommended.")
 
@@ -78,7 +78,7 @@ def _in_words(result: xr.Dataset, k: int) -> str:
     """One design's figures in a sentence."""
 
     def figure(name: str) -> str:
-        return with_error(float(result[name][k]), float(result[f"{name}_mcse"][k]))
+        return with_error(float(result[name][k]), float(result[f"{name}_se"][k]))
 
     decide, prob = result.attrs["decide"], float(result.attrs["prob"])
     text = (
@@ -132,7 +132,7 @@ def _frontiers(result: xr.Dataset, order: list[int]) -> tuple[Plate, ...]:
     unit = "" if "outcome_loss" in result else f", {result.attrs['loss_unit']}"
     for name, title in (("p_best", "P(choose the best)"), ("expected_loss", f"expected loss{unit}")):
         x, value = expense(result)[order], result[name].values[order]
-        error = 1.96 * result[f"{name}_mcse"].values[order]
+        error = np.nan_to_num(1.96 * result[f"{name}_se"].values[order])  # a single replicate has no error to show
         mark = None if chosen is None else order.index(chosen)
         lower, upper = np.maximum(value - error, 0.0), value + error
         front = study_plots.Frontier(
@@ -173,11 +173,11 @@ def _contrasts(result: xr.Dataset, order: list[int]) -> Table:
 
 
 def _figures(result: xr.Dataset, k: int, columns: tuple[tuple[str, str], ...]) -> list[str]:
-    return [with_error(float(result[name][k]), float(result[f"{name}_mcse"][k])) for name, _ in columns]
+    return [with_error(float(result[name][k]), float(result[f"{name}_se"][k])) for name, _ in columns]
 
 
 def _cost(result: xr.Dataset, k: int) -> str:
-    error = float(result["cost_mcse"][k])
+    error = float(result["cost_se"][k])
     return with_error(float(result["cost"][k]), error if error > 0 else math.nan, 6)
 
 

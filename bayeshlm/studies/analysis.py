@@ -99,7 +99,7 @@ class Analysis:
     def _simulate(
         self, seed: np.random.SeedSequence, through_rows: bool
     ) -> tuple[pd.DataFrame | None, Statistics, dict[str, Array]]:
-        if self.world is None and not through_rows and self._same_columns and isinstance(self.engine, str):
+        if self.world is None and not through_rows and self._same_columns:
             compressed = simulate_statistics(self.model, self.design, params=self.params, random_seed=seed)
             values = {name: value for name, (_, value) in compressed.parameters.values.items()}
             return None, dataclasses.replace(compressed.statistics, model=self.fit_model), values

@@ -89,7 +89,7 @@ def plan(
     Returns
     -------
     xarray.Dataset
-        Over `design`, each with its Monte Carlo standard error (`..._mcse`):
+        Over `design`, each with its Monte Carlo standard error (`..._se`):
 
         - `p_best`: P(the chosen group is truly the best). Equal best groups are each right.
         - `assurance`: P(it is the best, and its posterior P(best) is at least `prob`), over the design prior

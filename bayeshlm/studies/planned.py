@@ -63,10 +63,10 @@ def summarise(question: Question, results: Results, baseline: str) -> xr.Dataset
     variables: dict[str, Any] = {}
     for name in columns[0]:
         variables[name] = ("design", np.array([column[name][0] for column in columns]))
-        variables[f"{name}_mcse"] = ("design", np.array([column[name][1] for column in columns]))
+        variables[f"{name}_se"] = ("design", np.array([column[name][1] for column in columns]))
     cost = _costs(question, results)
     variables["cost"] = ("design", np.array([mean for mean, _ in cost]))
-    variables["cost_mcse"] = ("design", np.array([error for _, error in cost]))
+    variables["cost_se"] = ("design", np.array([error for _, error in cost]))
     variables["groups"] = (("design", "level"), results.values["sizes"].mean(axis=0))
     for name, column in (("correct", "correct"), ("loss", "loss"), ("interval_width", "width")):
         variables[name] = (("replicate", "design"), scores[:, :, SCORES.index(column)])
@@ -137,7 +137,7 @@ def sentence(question: Question, found: Recommendation, variables: Mapping[str, 
     if found.design:
         k = question.labels.index(found.design)
         figures = ", ".join(
-            f"{WORDS[name]} {variables[name][1][k]:.3g} \N{PLUS-MINUS SIGN} {variables[f'{name}_mcse'][1][k]:.1g}"
+            f"{WORDS[name]} {variables[name][1][k]:.3g} \N{PLUS-MINUS SIGN} {variables[f'{name}_se'][1][k]:.1g}"
             for name in question.target
         )
         text = (

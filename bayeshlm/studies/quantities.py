@@ -69,6 +69,11 @@ class Quantities:
         """One name a scalar: `sigma`, `1|method[3]`."""
         return [name for p in self.parts for name in ([f"{p.name}[{label}]" for label in p.labels] or [p.name])]
 
+    def without(self, name: str) -> Quantities:
+        """All but one variable."""
+        kept = [k for k, part in enumerate(self.parts) if part.name != name]
+        return Quantities(tuple(self.parts[k] for k in kept), tuple(self.places[k] for k in kept))
+
     def evaluate(self, statistics: Statistics, values: Values) -> Array:
         """(draws, size) of all quantities."""
         top = top_level(statistics)
@@ -150,8 +155,8 @@ def choose_quantities(statistics: Statistics, known: Mapping[str, Array], *, fix
     if top is not None and top.blocks[0].name in known:
         groups = statistics.labels(layout.levels.index(top))
         where = sample(len(groups), FEW, SAMPLE + 1)
-        pairs = itertools.pairwise(called(groups, where)) if where else itertools.combinations(groups, 2)
-        add(f"contrast|{top.name}", f"{top.name}_pair", [f"{a} - {b}" for a, b in pairs], where)
+        compared = list(itertools.pairwise(called(groups, where)) if where else itertools.combinations(groups, 2))
+        add(f"contrast|{top.name}", f"{top.name}_pair", [f"{a} - {b}" for a, b in compared], where)
     if set(model.parameters) <= set(known):
         for level in layout.levels:
             add(f"ICC|{level.name}", "", [])

@@ -97,3 +97,22 @@ def holm(p_values: Array) -> Array:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(scaled, 1.0)
     return adjusted
+
+
+def band(count: int, points: int, error: float) -> tuple[Array, Array, Array]:
+    """(grid, lowest, highest share below each point of it) that `count` uniform numbers keep to, all at once.
+
+    They leave the band with probability at most `error`: exactly where `simultaneous_p_value` is below it.
+    """
+    grid = np.arange(1, points) / points
+    low, high = -60.0, 0.0  # log10 of the tail area: the p-value grows with it
+    for _ in range(30):
+        middle = (low + high) / 2
+        if p_value_of(10.0**middle, count, points) < error:
+            low = middle
+        else:
+            high = middle
+    inside = _smaller_tail(count, points) > 10.0**low
+    lowest = inside.argmax(axis=1)
+    highest = count - inside[:, ::-1].argmax(axis=1)
+    return grid, lowest / count, highest / count
