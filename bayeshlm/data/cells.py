@@ -10,7 +10,7 @@ difference would cost digits, the cells are summed once more, each about nearly 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
@@ -208,19 +208,22 @@ def _in_memory(task: _Task) -> Cells | None:
     count = np.bincount(cell, minlength=size).astype(float)
     weights = count if w is None else np.bincount(cell, w, size)
 
-    centre = np.array([_near_mean(column) for column in columns])
-    mean = np.empty((size, len(columns)))
-    centred = []
-    for k, column in enumerate(columns):
-        deviation = column - centre[k]
-        mean[:, k] = np.bincount(cell, deviation if w is None else w * deviation, size) / weights
-        deviation -= mean[cell, k]
-        centred.append(deviation)
+    def total(row_values: Array) -> Array:
+        return np.bincount(cell, row_values if w is None else w * row_values, size)
+
+    # About each cell's own mean, never about a common one first: cells may lie 1e12 apart and vary by 0.1.
+    own = np.stack([total(column) / weights for column in columns], axis=1)
+    centred = [column - own[cell, k] for k, column in enumerate(columns)]
+    rest = np.stack([total(deviation) / weights for deviation in centred], axis=1)  # what rounding left of the means
     scatter = np.empty((size, len(columns), len(columns)))
     for i, left in enumerate(centred):
         weighted = left if w is None else w * left
         for j in range(i, len(centred)):
-            scatter[:, i, j] = scatter[:, j, i] = np.bincount(cell, weighted * centred[j], size)
+            products = np.bincount(cell, weighted * centred[j], size)
+            scatter[:, i, j] = scatter[:, j, i] = products - weights * rest[:, i] * rest[:, j]
+    scatter[count == 1] = 0.0
+    centre = np.array([_near_mean(column) for column in columns])
+    mean = (own - centre) + rest
     log_weight = np.zeros(size) if w is None else np.bincount(cell, np.log(w), size)
     response = count * (centre[-1] + mean[:, -1]) if w is None else np.bincount(cell, columns[-1], size)
     response = response + (np.bincount(cell, values["o"], size) if "o" in values else 0.0)
@@ -250,14 +253,14 @@ def _where_they_live(task: _Task) -> Cells | None:
         whole = whole + expression
     frame = rows.frame.select(**given, z=whole)
     centre = _preliminary(frame, names)
-    frame = frame.with_columns(**{name: nw.col(name) - centre[k] for k, name in enumerate(names)})
+    near = frame.with_columns(**{name: nw.col(name) - centre[k] for k, name in enumerate(names)})
     key_names = [f"k{j}" for j in range(len(keys))]
     extra = list(task.extra)
-    sums = _group_sums(frame, key_names, names, extra, list(positive))
+    sums = _group_sums(near, key_names, names, extra, list(positive))
     if not task.checked and not _usable(sums, positive):
         return None
     if _cancelled(sums):
-        sums = _recentred(frame, key_names, names, extra, sums)
+        sums = _recentred(frame, key_names, names, extra, sums, centre)
     coded = [factorize(sums.table[name], key) for name, key in zip(key_names, keys, strict=True)]
     if any((codes < 0).any() for codes, _ in coded):
         return None
@@ -337,9 +340,6 @@ def _group_sums(
     log_weight = sums["lw"] if weighted else np.zeros(len(table))
     response = sums["ly"] if weighted else sums[f"s{len(names) - 1}"]
     response = response + (sums["o"] if "o" in extra else 0.0)
-    if moved:
-        own = np.stack([values(name) for name in centres], axis=1)
-        mean, response = mean + own, response + count * own[:, -1]
     return _Sums(table, count, weight, log_weight, response, mean, scatter)
 
 
@@ -369,20 +369,24 @@ def _cancelled(sums: _Sums) -> bool:
     return bool(lost or (squares[several].sum(axis=0) < CANCELLATION * about_centre[several].sum(axis=0)).any())
 
 
-def _recentred(frame: nw.LazyFrame[Any], keys: list[str], names: list[str], extra: list[str], sums: _Sums) -> _Sums:
-    """Sum once more, each cell about (nearly) its own mean: exact where groups lie far apart for their width.
+def _recentred(
+    frame: nw.LazyFrame[Any], keys: list[str], names: list[str], extra: list[str], sums: _Sums, centre: Array
+) -> _Sums:
+    """Sum once more, each cell about (nearly) its own mean: exact where cells lie far apart for their width.
 
-    The means are taken anew and joined, as they come in the engine's own rounding and order; what is left of the
-    means is corrected as before.
+    The means are taken anew and joined, as they come in the engine's own rounding and order; what is left of them is
+    corrected as before. Values are moved once: about a common centre first, small ones beside large ones would round.
     """
     own = {f"m{i}": nw.col(name) for i, name in enumerate(names)}
     if keys:
         means = frame.select(*keys, **own).group_by(*keys).agg(*(nw.col(name).mean() for name in own))
         frame = frame.join(means, on=keys, how="inner")
     else:
-        frame = frame.with_columns(**{name: nw.lit(float(m)) for name, m in zip(own, sums.mean[0], strict=True)})
+        mean = sums.mean[0] + centre
+        frame = frame.with_columns(**{name: nw.lit(float(m)) for name, m in zip(own, mean, strict=True)})
     frame = frame.with_columns(**{name: nw.col(name) - nw.col(f"m{i}") for i, name in enumerate(names)})
     again = _group_sums(frame, keys, names, extra, [], moved=True)
     if again.count.sum() != sums.count.sum():
         raise DataError(CHANGED)
-    return again
+    moved = np.stack([np.asarray(again.table[name].to_numpy(), dtype=float) for name in own], axis=1) - centre
+    return replace(again, mean=moved + again.mean, response=again.response + again.count * moved[:, -1])

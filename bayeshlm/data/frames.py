@@ -7,6 +7,7 @@ Dask and Spark. Columns get internal names (c0, c1, ...), so that no name of the
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -115,7 +116,10 @@ def open_frame(data: Any) -> Frame:
     if isinstance(data, str | Path):
         return open_path(str(data))
     try:
-        frame: Frame = nw.from_native(data)
+        with warnings.catch_warnings():
+            # narwhals announces a package `narwhals-dask` that is not published yet; until then its core has Dask.
+            warnings.filterwarnings("ignore", "Dask support is moving out of Narwhals", FutureWarning)
+            frame: Frame = nw.from_native(data)
     except TypeError as error:
         raise DataError(
             f"data is a {type(data).__name__}; give a pandas, Polars, PyArrow, Dask or Spark table, a DuckDB relation, "
@@ -140,7 +144,9 @@ def find_columns(model: Model, data: Any) -> Rows:
     frame = _intervals(model, frame, names, schema)
     types = {name: schema[name] for name in names}
     numeric = {name: dtype.is_numeric() for name, dtype in types.items()}
-    _check_types(model, schema, numeric, categorical_columns(model, numeric))
+    categorical = categorical_columns(model, numeric)
+    _check_types(model, schema, numeric, categorical)
+    _check_objects(frame, names, types, categorical)
     return Rows(frame, names, Layout((), (), ()), {}, 0, 0, {}, types)
 
 
@@ -197,8 +203,8 @@ def collect(frame: Frame) -> nw.DataFrame[Any]:
     if not isinstance(frame, nw.LazyFrame):
         return frame
     kind = frame.implementation
-    # pandas, since by default DuckDB and Spark are collected by way of PyArrow, which need not be installed
-    options: dict[str, Any] = {"backend": "pandas"} if kind.is_duckdb() or kind.is_pyspark() else {}
+    # pandas, since by default DuckDB is collected by way of PyArrow, which need not be installed
+    options: dict[str, Any] = {"backend": "pandas"} if kind.is_duckdb() else {}
     if kind.is_polars():
         options["engine"] = "streaming"  # in bounded memory, whatever the number of rows
     try:
@@ -218,9 +224,10 @@ def _reading_errors(kind: nw.Implementation) -> tuple[type[Exception], ...]:
 
         return (polars.exceptions.PolarsError, nw.exceptions.NarwhalsError, OSError)
     if kind.is_pyspark() or kind.is_pyspark_connect():
+        import py4j.protocol
         import pyspark.errors
 
-        return (pyspark.errors.PySparkException, nw.exceptions.NarwhalsError)
+        return (pyspark.errors.PySparkException, py4j.protocol.Py4JError, nw.exceptions.NarwhalsError)
     return (OSError, ValueError, nw.exceptions.NarwhalsError)  # Dask raises what its readers do
 
 
@@ -274,6 +281,20 @@ def _check_types(
     for name in model.status_columns[:1]:
         if numeric[name] or schema[name] == nw.Boolean:
             raise DataError(f"censored={name!r} is {schema[name]}; it must hold the words none, left, right, interval.")
+
+
+def _check_objects(frame: Frame, names: Mapping[str, str], types: Mapping[str, Any], categorical: Any) -> None:
+    """Numbers kept as Python objects would enter as categories from pandas, and as numbers from any other frame."""
+    import pandas as pd
+
+    held = {name: pd.api.types.infer_dtype(nw.to_native(frame)[names[name]], skipna=True)
+            for name in categorical if types[name] == nw.Object and frame.implementation.is_pandas()}  # fmt: skip
+    numbers = [name for name, kind in held.items() if kind in ("decimal", "integer", "floating", "mixed-integer-float")]
+    if numbers:
+        raise DataError(
+            f"Column {listed(numbers)} holds numbers, but its type is object. Convert it, e.g. with astype(float), or "
+            "make its values text if they are categories."
+        )
 
 
 def _intervals(model: Model, frame: Frame, names: Mapping[str, str], schema: Mapping[str, Any]) -> Frame:
@@ -344,10 +365,8 @@ def _own_order(frame: Frame, alias: str, dtype: Any) -> list[Any]:
         return []
     # Only pandas' and Dask's categories have such an order; elsewhere it is the accident of first appearance.
     native: Any = nw.to_native(frame)
-    if frame.implementation.is_dask():
-        native = native._meta
-        return list(native[alias].cat.categories) if native[alias].cat.known else []
-    return list(native[alias].cat.categories) if frame.implementation.is_pandas() else []
+    pandas = frame.implementation.is_pandas() or (frame.implementation.is_dask() and native[alias].cat.known)
+    return list(native[alias].cat.categories) if pandas else []
 
 
 def _constants(model: Model, rows: Rows) -> dict[Node, tuple[float, float]]:

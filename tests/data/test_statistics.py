@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import bayeshlm as bh
 from bayeshlm.data.checks import check_statistics
 from bayeshlm.errors import BayeshlmWarning, DataError
+from tests.data.nist import MODEL as NIST
+from tests.data.nist import assert_nist, nist_table
 from tests.data.tables import KINDS, assert_same, by_cell, convert, moments, table
 
 MODELS = {
@@ -181,6 +183,11 @@ def nist():
     spec.loader.exec_module(module)
     answers = json.loads((folder / "smls.json").read_text())["datasets"]
     return module.smls, {answer["name"]: answer for answer in answers}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nist_sums_of_squares_of_all_sets_in_one_table(kind, tmp_path):
+    assert_nist(bh.compress(NIST, convert(kind, nist_table(), tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["pandas", "duckdb"])
