@@ -14,7 +14,7 @@ from bayeshlm.engines.pymc_model import to_pymc
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, with_x
 from tests.engines.generative import MODE, Twin, random_points, row_density
 
-FORMS = [(p, rows) for p in ("centered", "noncentered") for rows in (True, False)]
+FORMS = (("centered", True), ("noncentered", False))
 EXTRA = {
     "crossed": Case("y ~ x + (1 | a) + (1 | g)", with_x, (DenseLevel(("a",), one), DenseLevel(("g",), one))),
     "crossed and nested": Case(
