@@ -18,7 +18,8 @@ from bayeshlm.engines.identify import check_proper
 from bayeshlm.engines.observations import Observations
 from bayeshlm.engines.parameterization import Plan, described, plan_levels
 from bayeshlm.engines.progress import progress_bar
-from bayeshlm.engines.pymc_model import ROWS, build, data_of
+from bayeshlm.engines.pymc_data import ROWS, data_of
+from bayeshlm.engines.pymc_model import build
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.errors import BayeshlmWarning, EngineError, PriorError, listed, outside_package
 
