@@ -17,7 +17,7 @@ from bayeshlm.data.clusters import few_groups
 from bayeshlm.data.default_priors import scale_priors
 from bayeshlm.data.statistics import Statistics, compress
 from bayeshlm.data.store import statistics_to_dataset
-from bayeshlm.data.table import Table, tabulate
+from bayeshlm.data.table import Table, table_to_dataset, tabulate
 from bayeshlm.engines.exact import fit_exact
 from bayeshlm.engines.nuts import fit_nuts
 from bayeshlm.engines.observations import from_statistics, from_table
@@ -72,7 +72,8 @@ def fit(
     Returns
     -------
     xarray.DataTree
-        Groups `posterior`, `sample_stats`, `constant_data` and `statistics` (and `effect_moments`); attrs with the model, the engine and why
+        Groups `posterior`, `sample_stats`, `constant_data`, `statistics`, where the statistics are not all there is to
+        know about them `rows` (up to 64 MB), and `effect_moments` if any; attrs with the model, the engine and why
         it was chosen, `status` (PASS, REVIEW or FAIL), seed, versions and what was dropped.
 
     Raises
@@ -97,13 +98,17 @@ def fit(
     else:
         observations = from_statistics(statistics) if table is None else from_table(table)
         result = fit_nuts(statistics, observations, draws=draws, chains=chains, seed=seed, progress=progress)
-    return to_datatree(statistics, result, choice, seed=seed, notes=notes)
+    return to_datatree(statistics, result, choice, seed=seed, notes=notes, table=table)
 
 
 def to_datatree(
-    statistics: Statistics, result: EngineResult, choice: Choice, *, seed: int, notes: list[str]
-) -> xr.DataTree:
-    """Put an engine's result into ArviZ's groups, with attrs that make it self-contained."""
+    statistics: Statistics, result: EngineResult, choice: Choice, *, seed: int, notes: list[str],
+    table: Table | None = None,
+) -> xr.DataTree:  # fmt: skip
+    """Put an engine's result into ArviZ's groups, with attrs that make it self-contained.
+
+    Where the statistics are not all there is to know about the data, the rows (joined where equal) go into `rows`.
+    """
     import xarray as xr
 
     from bayeshlm.posterior.diagnose import diagnose
@@ -127,6 +132,9 @@ def to_datatree(
         tree["effect_moments"] = xr.DataTree(
             xr.Dataset({name: (v.dims, v.values) for name, v in result.moments.items()}, coords=result.moment_coords)
         )
+    rows = None if table is None else table_to_dataset(table)
+    if rows is not None:
+        tree["rows"] = xr.DataTree(rows)
     messages = [*notes, *(result.attrs[key] for key in ("fallback", "moments") if result.attrs.get(key))]
     tree.attrs = {
         "model": statistics.model.to_json(),

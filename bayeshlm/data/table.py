@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import numpy as np
@@ -18,6 +18,10 @@ from bayeshlm.data.statistics import Statistics, complete_rows, moments
 from bayeshlm.data.support import STATUSES, status
 from bayeshlm.spec.model import Model
 
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOST_STORED = 64 * 2**20  # bytes of rows kept in a posterior
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 ADDABLE = ("binary", "successes", "count")  # responses of equal rows add up; a negative binomial's do not
@@ -65,6 +69,22 @@ class Table:
     @property
     def rows(self) -> int:
         return len(self.response)
+
+
+def table_to_dataset(table: Table) -> xr.Dataset | None:
+    """What a reader of the posterior needs to make such rows anew; None where it would take more than 64 MB."""
+    import xarray as xr
+
+    rows, width = table.columns.shape
+    if 8 * rows * (width + len(table.statistics.layout.levels) + 5) > MOST_STORED:
+        return None
+    of_rows = {name: (("row",), getattr(table, name)) for name in ("response", "weight", "trials", "offset")}
+    design = {"columns": (("row", "column"), table.columns), "codes": (("row", "level"), table.codes)}
+    coords = {
+        "column": [column.label for column in table.statistics.layout.columns],
+        "level": np.array([level.name for level in table.statistics.layout.levels], dtype=str),
+    }
+    return xr.Dataset({**design, **of_rows}, coords=coords)
 
 
 def tabulate(model: Model, data: Any, *, missing: str = "drop", join: bool = True) -> Table:

@@ -18,7 +18,8 @@ from bayeshlm.engines.identify import check_proper
 from bayeshlm.engines.observations import Observations
 from bayeshlm.engines.parameterization import Plan, described, plan_levels
 from bayeshlm.engines.progress import progress_bar
-from bayeshlm.engines.pymc_model import build, data_of
+from bayeshlm.engines.pymc_data import ROWS, data_of
+from bayeshlm.engines.pymc_model import build
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.errors import BayeshlmWarning, EngineError, PriorError, listed, outside_package
 
@@ -74,8 +75,7 @@ def fit_nuts(
 ) -> EngineResult:  # fmt: skip
     """Fit by sampling all parameters of the generative model.
 
-    A second fit of a model of the same shape (formula, family, priors, numbers of groups and of rows after compression)
-    is not compiled again.
+    A second fit of a model of the same shape (formula, family, priors, numbers of groups) is not compiled again.
 
     Parameters
     ----------
@@ -163,7 +163,11 @@ def _shape(statistics: Statistics, observations: Observations, plans: tuple[Plan
     """Everything that is compiled into a model, as opposed to its data."""
     layout = statistics.layout
     data = data_of(statistics, observations, plans)
-    arrays = tuple((name, values.values.shape, values.values.dtype.str) for name, values in data.items())
+    # Rows may be more or fewer: what is compiled knows their number as little as their values.
+    arrays = tuple(
+        (name, values.values.ndim if ROWS in values.dims or not values.dims else values.values.shape)
+        for name, values in data.items()
+    )
     blocks = [*layout.common, *(block for level in layout.levels for block in level.blocks)]
     forms = tuple((plan.index, plan.parent, plan.anchored, plan.centred) for plan in plans)
     groups = tuple(len(members) for members in statistics.members)

@@ -24,6 +24,7 @@ from bayeshlm.spec.priors import Prior
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 PARAMETERIZATIONS = ("auto", "centered", "noncentered")
+GRID = 8.0  # log tau is looked at this far from the log of the noise
 ENOUGH = 1.0  # data to prior precision of a typical group, beyond which its level is centred
 
 
@@ -113,8 +114,8 @@ def _reference(statistics: Statistics, k: int) -> Array:
 def _information(statistics: Statistics, order: list[int], parents: dict[int, int | None]) -> dict[int, float]:
     """n_g tau^2 / sigma^2 of each level's median group, the levels below it integrated out.
 
-    sigma and tau are estimated by moments: which form is quick depends on where the posterior is, not on where a wide
-    prior has its middle, and whichever is chosen, the posterior is the same.
+    sigma and tau are estimated from the data's moments (tau with its prior): which form is quick depends on where the
+    posterior is, not on where a wide prior has its middle, and whichever is chosen, the posterior is the same.
     """
     rows = statistics.weight * _row_information(statistics)
     residual = _residual_means(statistics)
@@ -139,23 +140,31 @@ def _information(statistics: Statistics, order: list[int], parents: dict[int, in
 
 
 def _deviation(statistics: Statistics, k: int, parent: int | None, residual: Array, known: Array) -> float:
-    """Moment estimate of tau: spread of a level's groups' means within their parents, less what their noise adds.
+    """Tau of a level: its posterior median given nothing but the spread of the groups' means within their parents.
 
-    For slopes without an intercept, or where each parent has one group, the median of the prior.
+    That sum of squares is (tau^2 + noise) times a chi-square variable of as many degrees of freedom as there are groups
+    less parents. For slopes without an intercept none is looked at, and the prior's own median is left.
     """
     codes, groups = statistics.codes[:, k], len(statistics.members[k])
     above = np.zeros(groups, dtype=np.int64)
     if parent is not None:
         above[codes] = statistics.codes[:, parent]
-    free = groups - len(np.unique(above))
-    if _effect(statistics, k) != 0 or free < 1:
-        block = statistics.layout.levels[k].blocks[0]
-        return typical(statistics.model, f"{block.name}_sigma")
+    free = groups - len(np.unique(above)) if _effect(statistics, k) == 0 else 0
     weight = np.bincount(codes, statistics.weight, groups)
     mean = np.bincount(codes, statistics.weight * residual, groups) / weight
     centre = np.bincount(above, mean) / np.maximum(np.bincount(above), 1)
-    spread = float(np.sum((mean - centre[above]) ** 2)) / free
-    return math.sqrt(max(spread - float(np.median(1.0 / known)), 0.0))
+    square = float(np.sum((mean - centre[above]) ** 2)) if free else 0.0
+
+    name = f"{statistics.layout.levels[k].blocks[0].name}_sigma"
+    noise = float(np.median(1.0 / known))
+    tau = math.sqrt(noise) * np.exp(np.linspace(-GRID, GRID, 401))
+    log_weight = statistics.model.complete_priors[name].logpdf(tau) + np.log(tau)  # the grid is one of log tau
+    log_weight = log_weight - 0.5 * free * np.log(tau**2 + noise) - 0.5 * square / (tau**2 + noise)
+    top = log_weight.max()
+    if not np.isfinite(top):
+        return typical(statistics.model, name)
+    share = np.cumsum(np.exp(log_weight - top))
+    return float(tau[np.searchsorted(share, share[-1] / 2)])
 
 
 def _residual_means(statistics: Statistics) -> Array:

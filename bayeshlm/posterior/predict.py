@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bayeshlm.data.groups import combine, joined_labels
 from bayeshlm.data.layout import Layout
 from bayeshlm.data.newrows import MAX_BYTES, NewRows, bind_rows, places
+from bayeshlm.engines.progress import progress_bar
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
 from bayeshlm.posterior.draws import common_draws, dataset, find_level, flat, model_of, new_effects, statistics_of
 from bayeshlm.simulation import responses
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 NEW_GROUPS = ("population", "error")
+SLOW = 40  # chunks that take a second or two
 CHUNK = 2_000_000  # rows times draws worked on at once; also the unit of random numbers, so it is no option
 
 
@@ -34,6 +36,7 @@ def predict(
     new_groups: str = "population",
     by: str | None = None,
     random_seed: int | None = None,
+    progress: bool = True,
 ) -> xr.DataTree:
     """Predict the response of rows.
 
@@ -57,6 +60,8 @@ def predict(
         Average the predictions over the rows of each group: a level, or any column of `data`.
     random_seed : int, optional
         For new groups and responses; None draws one and stores it.
+    progress : bool
+        Show a progress bar where it takes longer than a second or two.
 
     Returns
     -------
@@ -98,7 +103,9 @@ def predict(
     of_groups, of_rows = np.random.SeedSequence(seed).spawn(2)
     effects = _effects(posterior, layout, members, rows, np.random.default_rng(of_groups))
     count = np.bincount(cells, minlength=len(labels))
-    out = _averages(posterior, kind, model, layout, rows, cells, len(labels), effects, np.random.default_rng(of_rows))
+    out = _averages(
+        posterior, kind, model, layout, rows, cells, len(labels), effects, np.random.default_rng(of_rows), progress
+    )
     name = variable_name(model.terms.response.name) + ("" if kind == "response" else f"_{kind}")
     sizes = dataset(posterior).sizes
     shaped = np.moveaxis(out.reshape(len(labels), sizes["chain"], sizes["draw"]), 0, -1)
@@ -141,6 +148,7 @@ def _check_numbers(model: Model, rows: NewRows) -> None:
 def _averages(
     posterior: xr.DataTree, kind: str, model: Model, layout: Layout, rows: NewRows, cells: NDArray[np.int64],
     groups: int, effects: list[tuple[NDArray[np.int64], Array]], rng: np.random.Generator,
+    progress: bool,
 ) -> Array:  # fmt: skip
     """(cells, draws): predictions of rows, averaged over each cell, a bounded number of rows at a time."""
     from scipy.sparse import csr_array
@@ -151,20 +159,24 @@ def _averages(
     share = 1 / np.bincount(cells, minlength=groups)
     out = np.zeros((groups, draws))
     step = max(1, CHUNK // draws)
-    for start in range(0, rows.count, step):
-        part = slice(start, min(start + step, rows.count))
-        predictor = _predictor(layout, rows, part, beta, effects)
-        numbers = {name: column[part, None] for name, column in rows.numbers.items()}
-        with np.errstate(all="ignore"):  # what is not finite is refused by name
-            made = responses.compute(kind, model, predictor + numbers.pop("offset", 0.0), parameters, numbers, rng)
-        if not np.isfinite(made).all():
-            raise DataError(
-                "Some predictions are not finite: the covariates carry the response out of the floats. Look for a "
-                "wrong unit in the data, or for priors that leave the response unbounded."
+    with progress_bar("predicting", rows.count, shown=progress and rows.count > SLOW * step) as told:
+        for start in range(0, rows.count, step):
+            part = slice(start, min(start + step, rows.count))
+            predictor = _predictor(layout, rows, part, beta, effects)
+            numbers = {name: column[part, None] for name, column in rows.numbers.items()}
+            with np.errstate(all="ignore"):  # what is not finite is refused by name
+                made = responses.compute(kind, model, predictor + numbers.pop("offset", 0.0), parameters, numbers, rng)
+            if not np.isfinite(made).all():
+                raise DataError(
+                    "Some predictions are not finite: the covariates carry the response out of the floats. Look for a "
+                    "wrong unit in the data, or for priors that leave the response unbounded."
+                )
+            touched, place = np.unique(cells[part], return_inverse=True)
+            averaging = csr_array(
+                (share[cells[part]], (place, np.arange(len(place)))), shape=(len(touched), len(place))
             )
-        touched, place = np.unique(cells[part], return_inverse=True)
-        averaging = csr_array((share[cells[part]], (place, np.arange(len(place)))), shape=(len(touched), len(place)))
-        out[touched] += averaging @ made
+            out[touched] += averaging @ made
+            told(part.stop, "")
     return out
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.pymc_source import pymc_source
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import Comparison, compare, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
@@ -20,7 +21,7 @@ from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
 from bayeshlm.posterior.summarize import residual_note, summarize
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
-from bayeshlm.report.svg import style
+from bayeshlm.report.svg import shown, style
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Contents:
     formula: str
     family: str
     maths: tuple[Markup, ...]
+    source: Markup
     priors: Table
     drops: Table
     levels: Table
@@ -116,10 +118,11 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         contrasts=None if comparison is None else _contrasts(comparison),
         scale=_scale(model, bool(ratios.rows)),
         components=components, ratios=ratios, shares=shares,
-        check=None if check is None else _check(check, name, model.family_spec.log_response),
+        check=None if check is None else _check(check, name, model.family_spec.log_response and row_analysis(model)),
         check_verdict="" if check is None else _check_verdict(check),
         panels=panels, panels_left_out=left_out,
         formula=model.formula, family=model.family, maths=tuple(description.maths(model, statistics)),
+        source=Markup("\n").join(map(shown, pymc_source(statistics).splitlines())),
         priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,
         provenance=description.provenance(posterior),
     )  # fmt: skip

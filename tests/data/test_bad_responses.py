@@ -102,3 +102,12 @@ def test_an_offset_is_taken_off_a_gaussian_response():
     scaled = bh.compress(logged, d.assign(positive=d["positive"] * d["exposure"]))
     np.testing.assert_allclose(scaled.scatter, bh.compress(model("lognormal", "positive"), d).scatter, atol=1e-12)
     assert scaled.log_jacobian == pytest.approx(-np.log(d["positive"] * d["exposure"]).sum())
+
+
+def test_default_priors_of_student_t_and_capped_models_are_scaled_by_the_data():
+    d = table()
+    gaussian = bh.scaled_priors(model("gaussian", "real"), d)
+    heavy = bh.scaled_priors(model("student_t", "real"), d)
+    assert heavy.complete_priors == {**gaussian.complete_priors, "nu": bh.Gamma(2, 0.1)}
+    capped = bh.scaled_priors(model("gaussian", "real", censored=(None, 99)), d)
+    assert capped.complete_priors == gaussian.complete_priors

@@ -6,16 +6,19 @@ import dataclasses
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import bayeshlm as bh
+from bayeshlm.data.table import tabulate
+from bayeshlm.engines import nuts
 from bayeshlm.engines.exact import fit_exact
 from bayeshlm.engines.nuts import fit_nuts
 from bayeshlm.engines.observations import from_statistics, from_table
 from bayeshlm.engines.parameterization import plan_levels
 from bayeshlm.engines.result import EngineResult
 from tests.engines.dense import CASES, make_frame, make_model
-from tests.engines.test_nuts import assert_same_marginals
+from tests.engines.test_nuts import MODEL, assert_same_marginals, grouped
 
 NAMES = (
     "nested", "three levels", "correlated slopes", "independent slopes", "slopes on both levels", "no intercept",
@@ -36,8 +39,8 @@ def sample(statistics: bh.Statistics, parameterization: str, draws: int, seed: i
     )
 
 
-def thinned_if_diverging(result: EngineResult, limit: int) -> EngineResult:
-    """A sampler that diverges here and there may miss a corner: more than a few are a failure of the test."""
+def few_divergences(result: EngineResult, limit: int) -> EngineResult:
+    """The result; a sampler that diverges more than now and then may miss a corner, and the test with it."""
     assert result.sample_stats["diverging"].sum() <= limit
     return result
 
@@ -50,8 +53,8 @@ def test_exact_and_nuts_agree(name: str) -> None:
     draws = 1000 if name in QUICK else 5000
     exact = fit_exact(statistics, draws=draws, chains=4, seed=1)
     assert not exact.attrs["fallback"]
-    nuts = sample(statistics, "noncentered", draws)
-    assert_same_marginals(exact, thinned_if_diverging(nuts, draws // 250))
+    sampled = sample(statistics, "noncentered", draws)
+    assert_same_marginals(exact, few_divergences(sampled, draws // 250))
 
 
 @pytest.mark.long
@@ -70,17 +73,26 @@ def test_parameterisation_does_not_change_the_posterior() -> None:
     for forms in itertools.product((False, True), repeat=2):
         plans = tuple(dataclasses.replace(plan, centred=form) for plan, form in zip(auto, forms, strict=True))
         result = fit_nuts(statistics, from_statistics(statistics), draws=4000, chains=4, seed=5, plans=plans)
-        results.append(thinned_if_diverging(result, 16))
+        results.append(few_divergences(result, 16))
     exact = fit_exact(statistics, draws=4000, chains=4, seed=1)
     for result in results:
         assert_same_marginals(exact, result)
 
 
 @pytest.mark.long
+def test_more_rows_of_the_same_groups_are_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [grouped(1), pd.concat([grouped(2), grouped(3)]), grouped(4).iloc[:-7]]
+    exact = [fit_exact(bh.compress(MODEL, frame), draws=1000, chains=4, seed=1) for frame in frames]
+    for frame, wanted in zip(frames, exact, strict=True):
+        table = tabulate(MODEL, frame)
+        rows = fit_nuts(table.statistics, from_table(table), draws=1000, chains=4, seed=1, parameterization="centered")
+        assert_same_marginals(wanted, rows)
+        monkeypatch.setattr(nuts, "_compile", None)  # from the second on
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["bernoulli", "poisson"])
 def test_joined_rows_have_the_posterior_of_the_rows(family: str) -> None:
-    from bayeshlm.data.table import tabulate
-
     rng = np.random.default_rng(6)
     frame = make_frame(rng, groups=8)
     frame["z"] = rng.integers(0, 2, len(frame))

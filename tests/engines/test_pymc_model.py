@@ -14,7 +14,7 @@ from bayeshlm.engines.pymc_model import to_pymc
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, with_x
 from tests.engines.generative import MODE, Twin, random_points, row_density
 
-FORMS = [(p, rows) for p in ("centered", "noncentered") for rows in (True, False)]
+FORMS = (("centered", True), ("noncentered", False))
 EXTRA = {
     "crossed": Case("y ~ x + (1 | a) + (1 | g)", with_x, (DenseLevel(("a",), one), DenseLevel(("g",), one))),
     "crossed and nested": Case(
@@ -105,9 +105,13 @@ def test_auto_is_visible_in_the_model() -> None:
     assert [plan.centred for plan in plans] == [True, True]
     names = [v.name for v in to_pymc(NESTED, statistics).free_RVs]
     assert {"1|method_total", "1|method:instructor_total"} <= set(names)
-    few = bh.simulate(NESTED, bh.Design.nested(method=3, instructor=4, student=2), params=ALIKE, random_seed=1).data
-    assert not any(plan.centred for plan in plan_levels(bh.compress(NESTED, few), "auto"))
-    names = [v.name for v in to_pymc(NESTED, few).free_RVs]
+    design = bh.Design.nested(method=3, instructor=4, student=2)
+    alike = NESTED.with_priors(
+        {"1|method_sigma": bh.HalfNormal(0.05), "1|method:instructor_sigma": bh.HalfNormal(0.05)}
+    )
+    few = bh.simulate(alike, design, params=ALIKE, random_seed=1).data
+    assert not any(plan.centred for plan in plan_levels(bh.compress(alike, few), "auto"))
+    names = [v.name for v in to_pymc(alike, few).free_RVs]
     assert {"1|method_offset", "1|method:instructor_offset"} <= set(names)
     with pytest.raises(bh.errors.EngineError, match="parameterization='centred'"):
         to_pymc(NESTED, few, parameterization="centred")

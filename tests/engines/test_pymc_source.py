@@ -192,7 +192,7 @@ def test_offset_constants_of_the_data_and_missing_rows() -> None:
 
 
 def test_any_names_and_labels() -> None:
-    """Names that are no identifiers, keywords, quotes, and categories that would break a string: the text still runs."""
+    """Names that are no identifiers, keywords, quotes, categories that would break a string: the text still runs."""
     rng = np.random.default_rng(8)
     data = make_frame(rng).rename(columns={"x": 'x "quoted"\\', "a": "class", "y": "sigma"})
     data["größe'"] = np.array(['a"b', "c\\n", "\N{SNOWMAN}"])[data.g % 3]
@@ -211,7 +211,7 @@ def test_any_names_and_labels() -> None:
 
 def test_what_cannot_be_written() -> None:
     data = make_frame(np.random.default_rng(9))
-    with pytest.raises(PriorError, match="'Intercept', 'x', '1|a_sigma', 'sigma'"):
+    with pytest.raises(PriorError, match=r"'Intercept', 'x', '1\|a_sigma', 'sigma'"):
         pymc_source(statistics_of(bh.Model("y ~ x + (1 | a)"), data))
     model = bh.Model("y ~ x + (1 | a)", family="lognormal")
     with pytest.raises(EngineError, match="parameterization='best'"):

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import complete_rows, moments
+from bayeshlm.data.table import tabulate
 from bayeshlm.engines.exact import EngineResult, Variable
 from bayeshlm.engines.select import Choice
 from bayeshlm.fit import to_datatree
@@ -23,7 +23,8 @@ def fabricated(model: bh.Model, data: pd.DataFrame, given: dict[str, Any], seed:
     Scales and shapes are drawn on the log scale, effects of groups that are not given about 0.
     """
     rng = np.random.default_rng(seed)
-    statistics = moments(model, complete_rows(model, data, "drop"))
+    table = tabulate(model, data)
+    statistics = table.statistics
     variables: dict[str, Variable] = {}
     coords: dict[str, list[Any]] = {}
 
@@ -44,4 +45,4 @@ def fabricated(model: bh.Model, data: pd.DataFrame, given: dict[str, Any], seed:
         add(name, {}, positive=True)
     stats = {"diverging": np.zeros((CHAINS, DRAWS))}
     result = EngineResult(variables, coords, stats)
-    return to_datatree(statistics, result, Choice("nuts", "given"), seed=seed, notes=[])
+    return to_datatree(statistics, result, Choice("nuts", "given"), seed=seed, notes=[], table=table)

@@ -4,9 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.stats import ks_2samp
 
 import bayeshlm as bh
+from bayeshlm.posterior import check as checking
 from bayeshlm.posterior.check import check_group_means
+from bayeshlm.posterior.draws import statistics_of
+from tests.posterior.fabricated import fabricated
 
 GROUPS, SIZE = 40, 10
 
@@ -84,3 +88,82 @@ def test_correlated_slopes_carry_their_covariance() -> None:
 def test_without_levels_there_is_nothing_to_check() -> None:
     data = pd.DataFrame({"y": np.exp(np.random.default_rng(3).normal(size=50))})
     assert check_group_means(bh.fit(bh.Model("y ~ 1", family="lognormal"), data, random_seed=1, progress=False)) is None
+
+
+LIMIT = 4.5  # |z|; a right replicate exceeds it once in 150,000 checks, and the seeds are fixed
+
+
+def point_posterior(model: bh.Model, data: pd.DataFrame, point: dict[str, float]) -> xr.DataTree:
+    """All draws at one point; equal rows of counts and successes are joined."""
+    tree = fabricated(model, data, point)
+    for name, value in point.items():
+        tree["posterior"][name].to_numpy()[...] = value
+    return tree
+
+
+def replicated(tree: xr.DataTree) -> np.ndarray:
+    """(replicates, groups) means of new groups."""
+    statistics = statistics_of(tree)
+    return checking._from_rows(tree, statistics, 0, np.random.default_rng(1))[1]
+
+
+def test_replicated_rates_of_counts() -> None:
+    """Poisson rates per exposure of new groups: exp(b + u) in the mean, its variance and the counts' own."""
+    exposure = np.tile([0.5, 0.5, 2.0], GROUPS)
+    data = pd.DataFrame({"g": np.repeat(np.arange(GROUPS), 3), "e": exposure, "y": 1})
+    model = bh.Model("y ~ 1 + offset(log(e)) + (1 | g)", family="poisson")
+    tree = point_posterior(model, data, {"Intercept": 1.0, "1|g_sigma": 0.4})
+    assert tree["rows"].sizes["row"] < len(data)  # the two equal rows of a group are one
+    drawn = replicated(tree).ravel()
+    mean = np.exp(1 + 0.08)
+    variance = mean / 3.0 + mean**2 * np.expm1(0.16)
+    assert abs(drawn.mean() - mean) < LIMIT * np.sqrt(variance / len(drawn))
+    assert drawn.var() == pytest.approx(variance, rel=0.1)  # 16,000 draws: below 2 % of Monte Carlo error
+
+
+def test_replicated_shares_of_joined_trials() -> None:
+    data = pd.DataFrame({"g": np.repeat(np.arange(GROUPS), 25), "y": np.tile([0, 1, 1, 0, 0], 5 * GROUPS)})
+    model = bh.Model("y ~ 1 + (1 | g)", family="bernoulli")
+    tree = point_posterior(model, data, {"Intercept": 0.5, "1|g_sigma": 1e-9})
+    assert tree["rows"].sizes["row"] == GROUPS
+    drawn = replicated(tree).ravel()
+    p = 1 / (1 + np.exp(-0.5))
+    assert abs(drawn.mean() - p) < LIMIT * np.sqrt(p * (1 - p) / 25 / len(drawn))
+    assert drawn.var() == pytest.approx(p * (1 - p) / 25, rel=0.1)
+
+
+@pytest.mark.parametrize("family", ["student_t", "cv_normal", "gamma", "lognormal", "negative_binomial"])
+def test_replicates_of_every_other_family_are_like_simulated_worlds(family: str) -> None:
+    """Capped at a bound, as recorded: the replicated group means against those of simulated studies."""
+    point = {"Intercept": 0.5, "1|g_sigma": 0.4, "sigma": 0.5, "nu": 5.0, "alpha": 2.0}
+    bare = bh.Model("y ~ 1 + (1 | g)", family=family, censored=(None, 4))
+    given = {"Intercept": bh.Normal(), "1|g_sigma": bh.HalfNormal(), "sigma": bh.HalfNormal()}
+    model = bare.with_priors({name: prior for name, prior in given.items() if name in bare.parameters})
+    point = {name: value for name, value in point.items() if name in model.parameters}
+    design = bh.Design.nested(g=GROUPS, i=SIZE)
+    worlds = [bh.simulate(model, design, params=point, random_seed=[3, k]).data for k in range(40)]
+    theirs = np.concatenate([world.groupby("g")["y"].mean().to_numpy() for world in worlds])
+    mine = replicated(point_posterior(model, worlds[0], point)).ravel()
+    jitter = np.random.default_rng(0)  # means of counts are on a grid, on which Kolmogorov-Smirnov is conservative
+    assert ks_2samp(mine + jitter.normal(0, 1e-6, len(mine)), theirs).pvalue > 1e-5
+    assert check_group_means(point_posterior(model, worlds[1], point)).outside < GROUPS // 2
+
+
+def test_a_clinic_far_off_is_noticed_among_shares() -> None:
+    rng = np.random.default_rng(4)
+    data = pd.DataFrame({"g": np.arange(GROUPS), "n": 200, "y": rng.binomial(200, 0.3, GROUPS)})
+    data.loc[9, "y"] = 190
+    model = bh.Model("p(y, n) ~ 1 + (1 | g)", family="binomial")
+    check = check_group_means(point_posterior(model, data, {"Intercept": -0.85, "1|g_sigma": 0.1}))
+    assert check.observed[-1] == pytest.approx(0.95)
+    assert "largest mean" in check.surprises
+
+
+def test_no_check_without_what_it_takes() -> None:
+    data = pd.DataFrame({"g": np.repeat(np.arange(4), 5), "y": 1.0 + np.arange(20) % 3, "c": "none"})
+    model = bh.Model("y ~ 1 + (1 | g)", family="gamma", censored="c")
+    assert check_group_means(fabricated(model, data, {})) is None
+    tree = fabricated(bh.Model("y ~ 1 + (1 | g)", family="gamma"), data, {})
+    assert check_group_means(tree) is not None
+    del tree["rows"]
+    assert check_group_means(tree) is None

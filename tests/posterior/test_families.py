@@ -168,7 +168,7 @@ LAWS = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_predictions_have_the_familys_mean_and_distribution(family: str) -> None:
-    """Two rows of known groups, every draw with parameters of its own: the probability integral transform is uniform."""
+    """Two rows of known groups, each draw with parameters of its own: the probability transform is uniform."""
     posterior, _ = posterior_of(family)
     rows = pd.DataFrame({"g": [0, 5], "arm": ["b", "a"], "x": [0.5, -1.0], "t": 7})
     eta = flat(posterior, "Intercept")[:, None] + flat(posterior, "x")[:, None] * rows.x.to_numpy()

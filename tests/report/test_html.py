@@ -1,5 +1,6 @@
 """The report as a reader meets it: its numbers, its safety, its file."""
 
+import html
 import html.parser
 import os
 import re
@@ -302,3 +303,13 @@ def test_dropped_rows_are_counted_by_column(tmp_path: Path) -> None:
     assert ["dropped: x missing", "5"] in page.tables["data"][0]
     assert ["rows seen", "96"] in page.tables["data"][0]
     assert ["rows used", "91"] in page.tables["data"][0]
+
+
+def test_page_holds_the_model_as_pymc_source(posterior: object, tmp_path: Path) -> None:
+    raw = bh.report(posterior, tmp_path / "r.html").read_text(encoding="utf-8")
+    start = raw.index("<pre", raw.index("The same in PyMC"))
+    source = html.unescape(raw[raw.index(">", start) + 1 : raw.index("</pre>", start)])
+    names: dict[str, object] = {}
+    exec(compile(source, "page", "exec"), names)
+    assert callable(names["build"])
+    assert 'pm.LogNormal("y", eta, sigma' in source

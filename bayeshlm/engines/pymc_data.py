@@ -1,0 +1,88 @@
+"""What a generative model is told: its data, coordinates and the names of what is not the user's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.data.support import STATUSES
+from bayeshlm.engines.observations import Observations
+from bayeshlm.engines.parameterization import Plan
+from bayeshlm.spec.formula import variable_name
+from bayeshlm.spec.model import Model
+
+ROWS, COLUMNS = "__obs__", "__column__"  # dims, named so that no column of the user's can have their name
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Values of one `pm.Data`, and its dims."""
+
+    values: NDArray[Any]
+    dims: tuple[str, ...] = ()
+
+
+def data_of(statistics: Statistics, observations: Observations, plans: tuple[Plan, ...]) -> dict[str, Data]:
+    """Everything that may change between fits of one model shape, by the name of its `pm.Data`."""
+    layout, names = statistics.layout, Names(statistics.model)
+    data = {
+        "columns": Data(observations.columns, (ROWS, COLUMNS)),
+        "constant": Data(observations.constant, (ROWS,)),
+        "column_means": Data(observations.shift, (COLUMNS,)),
+        "response_mean": Data(np.asarray(observations.response_shift)),
+        "observed": Data(observations.response, (ROWS,)),
+        "weight": Data(observations.weight, (ROWS,)),
+        "trials": Data(observations.trials, (ROWS,)),
+        "offset": Data(observations.offset, (ROWS,)),
+        "upper": Data(observations.upper, (ROWS,)),
+    }
+    for plan in plans:
+        level = layout.levels[plan.index].name
+        data[f"{level}_of_row"] = Data(observations.codes[:, plan.index], (ROWS,))
+        data[f"{level}_parent"] = Data(plan.parent_codes, (level,))
+        data[f"{level}_columns"] = Data(plan.reference, (level, COLUMNS))
+    if statistics.model.censored is not None:
+        found = {word: np.flatnonzero(observations.status == k) for k, word in enumerate(STATUSES)}
+        data |= {f"status {word}": Data(where) for word, where in found.items() if len(where)}
+    if observations.rest is not None:
+        data |= {"rest_square": Data(np.asarray(observations.rest[0]))}
+        data |= {"rest_free": Data(np.asarray(float(observations.rest[1])))}
+    return {names(name): value for name, value in data.items()}
+
+
+def coords_of(statistics: Statistics, observations: Observations) -> dict[str, Any]:
+    layout = statistics.layout
+    coords: dict[str, Any] = {
+        ROWS: np.arange(observations.count),
+        COLUMNS: [column.label for column in layout.columns[1:]],
+    }
+    blocks = [*layout.common, *(block for level in layout.levels for block in level.blocks)]
+    coords |= {block.dim: list(block.labels) for block in blocks if block.labels}
+    for k, level in enumerate(layout.levels):
+        coords[level.name] = statistics.labels(k)
+        coords[f"{level.name}_total_effect"] = list(level.effect_labels)
+        for positions in level.correlated:
+            labels = [level.effect_labels[p] for p in positions]
+            coords |= dict.fromkeys((f"{level.name}_effect", f"{level.name}_effect_other"), labels)
+    return coords
+
+
+class Names:
+    """Names of helper variables and data, changed where the user's model has the same."""
+
+    def __init__(self, model: Model) -> None:
+        terms = model.terms
+        self.taken = {*model.parameters, *(group.level_name for group in terms.groups)}
+        self.taken |= {group.effect_name(effect) for group in terms.groups for effect in group.effects}
+        self.response = self(variable_name(terms.response.name))
+        self.taken |= {self.response}
+
+    def __call__(self, name: str) -> str:
+        """The name, with underscores behind it until it is free."""
+        while name in self.taken:
+            name += "_"
+        return name
