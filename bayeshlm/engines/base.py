@@ -253,8 +253,8 @@ def unsupported(statistics: Statistics) -> str | None:
         names = listed(level.name for level in statistics.layout.levels)
         return (
             f"The levels {names} are crossed (a group of one occurs in several groups of another); with a residual "
-            "standard deviation by category the exact engine fits nested levels only. If labels are merely reused, e.g. "
-            "instructor 1 in every method, write (1 | method/instructor)."
+            "standard deviation by category the exact engine fits nested levels only. If labels are merely reused, "
+            "e.g. instructor 1 in every method, write (1 | method/instructor)."
         )
     return None
 
@@ -371,8 +371,9 @@ def _turn_back(problem: Problem, recentred: Recentred, values: Array, roots: lis
     """Bring standard deviations and root of a correlated set into the user's coordinates, in place.
 
     Returns what that changes in the log prior of theta, (B,). With D = 2^k prod s_i^k the Jacobian of the map from
-    (s, R) to S = diag(s) R diag(s), and S itself mapped by a turn of determinant 1, the density |R|^(eta - 1) prod p(s_i)
-    gains (2 (eta - 1) + k) log(s_centred / s) and log p(s) in place of log p(s_centred), for the intercept alone.
+    (s, R) to S = diag(s) R diag(s), and S itself mapped by a turn of determinant 1, the density
+    |R|^(eta - 1) prod p(s_i) gains (2 (eta - 1) + k) log(s_centred / s) and log p(s) in place of log p(s_centred), for
+    the intercept alone.
     """
     correlation, prior = recentred.correlation, problem.scales[recentred.scale].prior
     block = np.ix_(correlation.positions, correlation.positions)
