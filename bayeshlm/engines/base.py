@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -46,6 +47,27 @@ class Correlation:
     @property
     def partials(self) -> int:
         return len(self.positions) * (len(self.positions) - 1) // 2
+
+
+@dataclass(frozen=True, eq=False)
+class Recentred:
+    """A correlated set whose theta speaks of the effects of centred columns.
+
+    With x far from 0 (a year), the intercept at x = 0 and the slope of a group are all but perfectly correlated, and
+    the posterior of their standard deviations and correlation is a hair's breadth wide. At the mean of x it is not.
+
+    Attributes
+    ----------
+    correlation : Correlation
+    scale : int
+        Index of the intercept's standard deviation, the only one that differs.
+    turn : (k, k)
+        Effects in the user's coordinates = turn @ those of the centred columns; its determinant is 1.
+    """
+
+    correlation: Correlation
+    scale: int
+    turn: Array
 
 
 @dataclass(frozen=True)
@@ -113,6 +135,7 @@ class Problem:
     residuals: int
     split: Split | None = None
     codes: Codes | None = None
+    recentred: tuple[Recentred, ...] = ()
 
     @property
     def known_sigma(self) -> bool:
@@ -202,12 +225,13 @@ def build_problem(statistics: Statistics) -> Problem:
     precision, prior_mean, log_determinant = _common_prior(statistics, lift, offset)
     scales, correlations = _hyperparameters(statistics, order)
     constant = -0.5 * statistics.rows * math.log(2 * math.pi) + 0.5 * statistics.sum_log_weight
-    return Problem(
+    problem = Problem(
         tuple(levels), tuple(order), statistics.weight[cells], mean[cells], scatter[cells],
         statistics.rows, constant + statistics.log_jacobian, layout.common_columns, lift, offset, precision,
         prior_mean, log_determinant, scales, correlations, sum(scale.variable == "sigma" for scale in scales), split,
         None if nested is not None else statistics.codes[:, order],
     )  # fmt: skip
+    return dataclasses.replace(problem, recentred=_recentred(problem))
 
 
 def unsupported(statistics: Statistics) -> str | None:
@@ -234,8 +258,8 @@ def unsupported(statistics: Statistics) -> str | None:
         names = listed(level.name for level in statistics.layout.levels)
         return (
             f"The levels {names} are crossed (a group of one occurs in several groups of another); with a residual "
-            "standard deviation by category the exact engine fits nested levels only. If labels are merely reused, e.g. "
-            "instructor 1 in every method, write (1 | method/instructor)."
+            "standard deviation by category the exact engine fits nested levels only. If labels are merely reused, "
+            "e.g. instructor 1 in every method, write (1 | method/instructor)."
         )
     return None
 
@@ -303,7 +327,8 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
     problem : Problem
     theta : (B, d)
         Normal scores. A standard deviation is ``size * tan(pi/2 Phi(theta))`` (a half-Cauchy quantile), uniform on an
-        interval ``low + (high - low) Phi(theta)``, a partial correlation ``2 Phi(theta) - 1``.
+        interval ``low + (high - low) Phi(theta)``, a partial correlation ``2 Phi(theta) - 1``; of centred columns for
+        the sets in `problem.recentred`.
 
     Returns
     -------
@@ -342,7 +367,55 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
         first += correlation.partials
     log_prior += np.sum(log_normal[:, count:] + math.log(2), axis=1)
     roots = covariance_roots(problem, values, partial)
+    for recentred in problem.recentred:
+        log_prior += _turn_back(problem, recentred, values, roots)
     return sigma, roots, values, np.where(np.isnan(log_prior) | ~inside, -np.inf, log_prior)
+
+
+def _turn_back(problem: Problem, recentred: Recentred, values: Array, roots: list[Array]) -> Array:
+    """Bring standard deviations and root of a correlated set into the user's coordinates, in place.
+
+    Returns what that changes in the log prior of theta, (B,). With D = 2^k prod s_i^k the Jacobian of the map from
+    (s, R) to S = diag(s) R diag(s), and S itself mapped by a turn of determinant 1, the density
+    |R|^(eta - 1) prod p(s_i) gains (2 (eta - 1) + k) log(s_centred / s) and log p(s) in place of log p(s_centred), for
+    the intercept alone.
+    """
+    correlation, prior = recentred.correlation, problem.scales[recentred.scale].prior
+    block = np.ix_(correlation.positions, correlation.positions)
+    root = roots[correlation.level]
+    turned = np.einsum("ij,jkb->bki", recentred.turn, root[block])  # transposed: its QR has the lower root as R'
+    triangle = np.moveaxis(np.swapaxes(np.linalg.qr(turned, mode="r"), 1, 2), 0, 2)
+    root[block] = triangle * np.sign(np.einsum("iib->ib", triangle) + (np.einsum("iib->ib", triangle) == 0))[None]
+    centred = values[:, recentred.scale].copy()
+    place = list(correlation.positions).index(recentred.scale - _first_scale(problem, correlation.level))
+    values[:, recentred.scale] = np.sqrt(np.sum(root[correlation.positions[place], :] ** 2, axis=0))
+    power = 2 * (correlation.prior.eta - 1) + len(correlation.positions)
+    with np.errstate(divide="ignore", invalid="ignore"):  # at 0 the density is 0, which NaN says
+        change = power * (np.log(centred) - np.log(values[:, recentred.scale]))
+        return np.asarray(change + prior.logpdf(values[:, recentred.scale]) - prior.logpdf(centred))
+
+
+def _first_scale(problem: Problem, level: int) -> int:
+    """Index of the first standard deviation of a level."""
+    return problem.residuals + sum(len(record.columns) for record in problem.levels[:level])
+
+
+def _recentred(problem: Problem) -> tuple[Recentred, ...]:
+    """The correlated sets that theta describes at the columns' means: those with an intercept, on nested levels.
+
+    An intercept whose prior has an end other than 0 and infinity stays as it is: that end is one of theta.
+    """
+    found = []
+    for correlation in problem.correlations if problem.codes is None else ():
+        level = problem.levels[correlation.level]
+        lift = level.lift[np.ix_(correlation.positions, correlation.positions)]
+        columns = [level.columns[position] for position in correlation.positions]
+        if 0 not in columns or np.array_equal(lift, np.eye(len(lift))):
+            continue
+        scale = _first_scale(problem, correlation.level) + correlation.positions[columns.index(0)]
+        if interval(problem.scales[scale].prior) == (0.0, math.inf):
+            found.append(Recentred(correlation, scale, np.linalg.inv(lift)))
+    return tuple(found)
 
 
 def covariance_roots(problem: Problem, values: Array, partial: Array) -> list[Array]:

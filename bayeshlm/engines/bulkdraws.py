@@ -2,9 +2,9 @@
 
 Given the root's effects, the bulk's are normal: u = G(-r, 1) + sigma L root^-T xi with G = L root^-T half. For given
 standard normal numbers xi all of it is smooth in the large levels' ratios to sigma, so each draw is interpolated from
-the nodes of a box about the draws, every node solving for all draws at once. The degree rises until draws whose exact
-factorisation is computed come out right. A node costs a triangular solve a draw for the noise and next to nothing for
-G, which therefore gets the higher degree.
+the nodes of an ellipsoid about the draws, every node solving for all draws at once. The degree rises until draws whose
+exact factorisation is computed come out right. A node costs a triangular solve a draw for the noise and next to nothing
+for G, which therefore gets the higher degree.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from bayeshlm.engines.crossed import Bulk, Crossed
-from bayeshlm.engines.polynomials import interpolant, nodes
+from bayeshlm.engines.polynomials import Ellipsoid, Interpolant, interpolant
 
 if TYPE_CHECKING:
     from bayeshlm.engines.tabulated import Coordinates
 
 Array = NDArray[np.float64]
-MEAN_TOLERANCE, NOISE_TOLERANCE = 1e-5, 3e-4  # largest errors of an effect's conditional mean, and of its draw about it,
+MEAN_TOLERANCE, NOISE_TOLERANCE = (
+    1e-5,
+    3e-4,
+)  # largest errors of an effect's conditional mean, and of its draw about it,
 # in standard deviations: the mean's is the same for all draws alike, the noise's is as random as the noise
 TRIALS = 3
 FIRST_DEGREE, MAX_DEGREE = 2, 12
@@ -49,9 +52,10 @@ class BulkDraws:
         self.x, self.sigma, self.known = x, sigma, known
         # (n, B), each draw contiguous
         self.xi = rng.standard_normal((len(x), crossed.crossing.bulk_size)).T
-        width = np.maximum(np.ptp(x, axis=0), 1e-9)
-        self.low = np.maximum(x.min(axis=0) - 0.01 * width, coordinates.low)
-        self.high = np.minimum(x.max(axis=0) + 0.01 * width, coordinates.high)
+        centre, spread = x.mean(axis=0), np.atleast_2d(np.cov(x.T)) if len(x) > 1 else np.zeros((x.shape[1],) * 2)
+        root = np.linalg.cholesky(spread + np.diag(np.maximum(np.diag(spread), 1e-12)) * 1e-6)
+        reach = np.linalg.norm(np.linalg.solve(root, (x - centre).T), axis=0).max()
+        self.region = Ellipsoid(centre, 1.01 * max(reach, 1.0) * root)
         self.trials = rng.choice(len(x), min(TRIALS, len(x)), replace=False)
         self.evaluations, self.errors = 0, [np.inf, np.inf]
         self.bulks: list[Bulk | None] = []
@@ -66,15 +70,16 @@ class BulkDraws:
             [s * self._noise(*at, self.xi[:, [t]])[:, 0] for t, s, at in zip(trials, sigma, exact, strict=True)],
         ])  # fmt: skip
         sd = np.sqrt(np.mean(wanted[1] ** 2, axis=1, keepdims=True))
-        means, noises = [], []
-        rules = {}
+        means: list[Array] = []
+        noises: list[Array] = []
+        rules: dict[int, Interpolant] = {}
         for degree in range(FIRST_DEGREE, MAX_DEGREE + 1):
-            for place in nodes(self.low, self.high, degree)[len(means) :]:
+            for place in self.region.nodes(degree)[len(means) :]:
                 bulk, ratios = self._at(place[None])
                 self._keep(bulk)
                 means.append(self._mean(bulk, ratios))
                 noises.append(self._noise(bulk, ratios, self.xi[:, trials]))
-            rule = interpolant(self.low, self.high, degree)
+            rule = interpolant(self.region, degree)
             weights = rule.weights(self.x[trials])  # (trials, nodes)
             found = np.stack([
                 -np.einsum("tj,jnr,rt->tn", weights, np.stack(means), self.known[:, trials], optimize=True),
@@ -87,7 +92,7 @@ class BulkDraws:
                     self.errors[kind] = errors[kind]
             if len(rules) == 2:
                 break
-        return self._interpolate(rules[0].weights(self.x), rules[1].weights(self.x), means)
+        return self._interpolate(rules[0].weights(self.x), rules[1].weights(self.x), means, degree)
 
     def _at(self, place: Array) -> tuple[Bulk, list[Array]]:
         self.evaluations += 1
@@ -106,7 +111,7 @@ class BulkDraws:
         """L root^-T xi."""
         return self.crossed.apply_bulk(ratios, blas.dtrsm(1.0, bulk.root, xi, lower=1, trans_a=1), lifted=False)
 
-    def _interpolate(self, mean_weights: Array, noise_weights: Array, means: list[Array]) -> Array:
+    def _interpolate(self, mean_weights: Array, noise_weights: Array, means: list[Array], degree: int) -> Array:
         batch = len(self.x)
         out = np.empty((len(self.xi), batch), order="F")
         stacked = np.concatenate(means[: mean_weights.shape[1]], axis=1)  # (n, nodes * r)
@@ -115,7 +120,7 @@ class BulkDraws:
             known = -mean_weights[part].T[:, None] * self.known[:, part]
             out[:, part] = stacked @ known.reshape(stacked.shape[1], -1)
         noise_weights = noise_weights * self.sigma[:, None]
-        for j, place in enumerate(nodes(self.low, self.high, MAX_DEGREE)[: noise_weights.shape[1]]):
+        for j, place in enumerate(self.region.nodes(degree)[: noise_weights.shape[1]]):
             bulk = self.bulks[j] or self._at(place[None])[0]
             ratios = [ratio[:, :, 0] for ratio in self.coordinates.ratios(place[None])]
             for start in range(0, batch, CHUNK):

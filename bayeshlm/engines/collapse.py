@@ -13,7 +13,7 @@ from bayeshlm.engines.bulkdraws import KEPT_BYTES
 from bayeshlm.engines.crossed import Crossed
 from bayeshlm.engines.crossing import count_products, order_levels
 from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.tabulated import NotTabulated, Tabulated
+from bayeshlm.engines.tabulated import NotTabulatedError, Tabulated
 from bayeshlm.errors import EngineError
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.rand
     try:
         table = Tabulated(crossed, low, high, rng)
         return Chosen(table, table.modes(rng), {"factorisations": table.evaluations})
-    except NotTabulated as error:
+    except NotTabulatedError as error:
         seconds = TYPICAL_EVALUATIONS * crossed.crossing.bulk_size**3 / 3 / SPEED
         if seconds > MAX_SECONDS:
             raise EngineError(
@@ -92,8 +92,8 @@ def _check_size(problem: Problem, draws: int) -> None:
     sizes = f"{effects} effects of crossed levels (all but the largest) and {products} pairs of them that meet"
     if need > MAX_BYTES:
         raise EngineError(
-            f"{sizes} would take about {need / 2**30:.1f} GiB, over the limit of {MAX_BYTES / 2**30:.0f} GiB. Leave out "
-            "a crossed level or its slopes, or fit the parts of the data that hang together one by one."
+            f"{sizes} would take about {need / 2**30:.1f} GiB, over the limit of {MAX_BYTES / 2**30:.0f} GiB. Leave "
+            "out a crossed level or its slopes, or fit the parts of the data that hang together one by one."
         )
     if seconds > MAX_SECONDS:
         raise EngineError(

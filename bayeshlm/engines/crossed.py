@@ -16,7 +16,7 @@ from scipy.linalg import blas, lapack
 from bayeshlm.engines import small
 from bayeshlm.engines.base import Problem, constrain
 from bayeshlm.engines.crossing import cross
-from bayeshlm.engines.marginal import Sweep, draw_given_residual, pseudo_variance
+from bayeshlm.engines.marginal import DIGITS, MOST_OF, Sweep, draw_given_residual, least_residual, pseudo_variance
 
 Array = NDArray[np.float64]
 BATCH_NUMBERS = 2**20  # numbers per working array
@@ -66,6 +66,7 @@ class Crossed:
         self.bulk_places = column[self.in_bulk] * bulk + row[self.in_bulk]
         self.across_places = column[self.across] * self.width + row[self.across] - bulk
         self.root_places = (column[self.in_root] - bulk) * self.width + row[self.in_root] - bulk
+        self.residual = float(least_residual(problem).sum())
         self.chunk = int(np.clip(BATCH_NUMBERS // max(len(crossing.positions), crossing.distinct.size), 1, 4096))
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
@@ -120,11 +121,11 @@ class Crossed:
         """Eliminate the bulk at one set of ratios, (k, k) a level. Raises LinAlgError where it cannot be factored."""
         n = self.crossing.bulk_size
         values, log_determinant = self._entries(ratios[self.crossing.leaf][:, :, None])
-        matrix, cross_columns, kernel = np.zeros(n * n), np.zeros(n * self.width), np.zeros(self.width**2)
-        matrix[self.bulk_places] = values[self.in_bulk, 0]
+        flat, cross_columns, kernel = np.zeros(n * n), np.zeros(n * self.width), np.zeros(self.width**2)
+        flat[self.bulk_places] = values[self.in_bulk, 0]
         cross_columns[self.across_places] = values[self.across, 0]
         kernel[self.root_places] = values[self.in_root, 0]
-        matrix = self.scale_bulk(ratios, matrix.reshape(n, n))  # upper triangle, in C order
+        matrix = self.scale_bulk(ratios, flat.reshape(n, n))  # upper triangle, in C order
         matrix[np.diag_indices(n)] += 1.0
         root, failed = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
         if failed:
@@ -137,9 +138,7 @@ class Crossed:
     def _bulk_factors(self, ratios: list[Array]) -> list[tuple[int, int, Array]]:
         """(first column, groups, lifted root (k, k)) of each bulk level."""
         levels = self.problem.levels
-        return [
-            (self.crossing.start[i], levels[i].groups, levels[i].lift @ ratios[i]) for i in self.crossing.bulk
-        ]
+        return [(self.crossing.start[i], levels[i].groups, levels[i].lift @ ratios[i]) for i in self.crossing.bulk]
 
     def scale_bulk(self, ratios: list[Array], upper: Array) -> Array:
         """L' M L, upper triangle, of M's upper triangle (n, n)."""
@@ -188,12 +187,12 @@ class Crossed:
         root, half = lower[:, :-1, :-1], lower[:, -1, :-1]
         log_determinant = log_determinants + 2 * problem.rows * np.log(sigma)
         log_determinant += 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
-        deviance = log_determinant - problem.log_prior_determinant + lower[:, -1, -1] ** 2
-        return Root(problem.constant - 0.5 * deviance, root, half)
+        quadratic = lower[:, -1, -1] ** 2
+        log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
+        lost = (quadratic < DIGITS * joint[:, -1, -1]) | (quadratic < MOST_OF * self.residual / sigma**2)
+        return Root(np.where(lost, -np.inf, log_likelihood), root, half)  # as in `Marginal`: no digit of it is right
 
-    def root_log_likelihood(
-        self, kernels: Array, log_determinants: Array, sigma: Array, roots: list[Array]
-    ) -> Array:
+    def root_log_likelihood(self, kernels: Array, log_determinants: Array, sigma: Array, roots: list[Array]) -> Array:
         """Log likelihoods (B,) from the kernels; -inf for the thetas whose root cannot be factored."""
         try:
             return finite(self.eliminate_root(kernels, log_determinants, sigma, roots).log_likelihood)

@@ -118,7 +118,7 @@ def cross(problem: Problem) -> Crossing:
         start[index] = size
         size += problem.levels[index].groups * len(problem.levels[index].columns)
     bulk_size = sum(problem.levels[i].groups * len(problem.levels[i].columns) for i in bulk)
-    effects, size = size, size + len(problem.common) + 1
+    first, size = size, size + len(problem.common) + 1
     cells = _Cells(problem, leaf)
     rows, rest = pivot_centred(cells.group_weight, cells.group_mean, cells.group_scatter, level.columns)
     dense = [*problem.common, problem.width - 1]
@@ -133,7 +133,7 @@ def cross(problem: Problem) -> Crossing:
             place = start[index] + j * other.groups + codes[:, index]
             parts.append((seen[:, column], row_index + cells.group, np.broadcast_to(place, (k, len(place)))))
     for j, column in enumerate(dense):
-        place = np.full((k, groups), effects + j)
+        place = np.full((k, groups), first + j)
         parts.append((rows[:, column], row_index + np.arange(groups), place))
     matrix = _sparse(parts, (k * groups, size))
 
@@ -145,13 +145,13 @@ def cross(problem: Problem) -> Crossing:
     coordinates = constant.tocoo()
     lower = coordinates.row >= coordinates.col
     fixed = coordinates.col[lower].astype(np.int64) * size + coordinates.row[lower]
-    positions, index = _distinct(np.concatenate([places, fixed]), size)
+    positions, entry = _distinct(np.concatenate([places, fixed]), size)
     shape = (len(positions), k * (k + 1) // 2 * classes)
-    products = sparse.coo_array((values, (index[: len(places)], sources)), shape=shape).tocsr()
+    products = sparse.coo_array((values, (entry[: len(places)], sources)), shape=shape).tocsr()
     return Crossing(
         leaf, bulk, root, start, size, bulk_size, matrix, factor, distinct.reshape(k, k, classes),
         np.bincount(kind, minlength=classes).astype(float), positions,
-        np.bincount(index[len(places) :], coordinates.data[lower], len(positions)), products,
+        np.bincount(entry[len(places) :], coordinates.data[lower], len(positions)), products,
     )  # fmt: skip
 
 
@@ -251,9 +251,7 @@ def _sparse(parts: list[tuple[Array, Codes, Codes]], shape: tuple[int, int]) -> 
     return out
 
 
-def _products(
-    matrix: sparse.csr_array, kind: Codes, k: int, groups: int, classes: int
-) -> tuple[Codes, Codes, Array]:
+def _products(matrix: sparse.csr_array, kind: Codes, k: int, groups: int, classes: int) -> tuple[Codes, Codes, Array]:
     """Every product of two entries of P within a group: (position in M, entry of V^-1, value)."""
     size = matrix.shape[1]
     places, sources, values = [], [], []

@@ -99,7 +99,7 @@ class Marginal:
             self.total = full_moments(*columns_first(problem)).sum(axis=2)
             largest = parents = 1
         self.chunk = int(np.clip(CACHE // max(largest, width * width * parents), 4, 4096))
-        self.residual = _least_residual(problem)
+        self.residual = least_residual(problem)
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
@@ -215,8 +215,8 @@ class Marginal:
             quadratic = quadratic - np.sum(half**2, axis=1)
             log_determinant = log_determinant + 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
-        # Standard deviations of 1e-90 and 1e-10 of their scales leave a difference of numbers of 1e170: no digit of it is
-        # right, and a density of e^(1e166) would be believed.
+        # Standard deviations of 1e-90 and 1e-10 of their scales leave a difference of numbers of 1e170: no digit of it
+        # is right, and a density of e^(1e166) would be believed.
         lost = (quadratic < DIGITS * whole) | (quadratic < MOST_OF * floor)
         log_likelihood = np.where(lost, -np.inf, log_likelihood)
         return Sweep(log_likelihood, information, score, uppers)
@@ -276,7 +276,7 @@ class Marginal:
         return beta, drawn
 
 
-def _least_residual(problem: Problem) -> Array:
+def least_residual(problem: Problem) -> Array:
     """(parts,): sum of squares within cells that no effects whatever can explain, by category of sigma."""
     part = np.zeros(len(problem.weight), dtype=np.int64) if problem.split is None else problem.split.part
     _, rest = small.pivot(np.moveaxis(problem.scatter, 0, 2), tuple(range(problem.width - 2)))  # slopes of its own

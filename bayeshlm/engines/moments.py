@@ -87,4 +87,4 @@ def _cell_moments(problem: Problem) -> Array:
     mean = np.concatenate([np.ones((len(problem.weight), 1)), problem.mean], axis=1)
     full = np.einsum("c,ca,cb->abc", problem.weight, mean, mean)
     full[1:, 1:] += np.moveaxis(problem.scatter, 0, 2)
-    return full
+    return np.asarray(full)

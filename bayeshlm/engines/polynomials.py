@@ -1,4 +1,4 @@
-"""Polynomials of a total degree through well-chosen nodes of a box, which grow degree by degree.
+"""Polynomials of a total degree through well-chosen nodes of an ellipsoid, which grow degree by degree.
 
 References
 ----------
@@ -14,10 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+from scipy.special import ndtri
 from scipy.stats import qmc
 
 Array = NDArray[np.float64]
 CANDIDATES = 4096  # points from which nodes are chosen
+SURFACE = 8  # one in so many of them lies on the surface
+LARGEST = {1: 16, 2: 10, 3: 8, 4: 7, 5: 6, 6: 5}  # degree up to which nodes are chosen at once
 
 
 def terms(dims: int, degree: int) -> int:
@@ -26,64 +29,74 @@ def terms(dims: int, degree: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Ellipsoid:
+    """Points centre + root @ u with |u| <= 1; centre (m,), root (m, m)."""
+
+    centre: Array
+    root: Array
+
+    def unit(self, points: Array) -> Array:
+        """Coordinates u (n, m) of points (n, m)."""
+        return np.asarray(np.linalg.solve(self.root, (points - self.centre).T).T)
+
+    def nodes(self, degree: int) -> Array:
+        """Nodes (terms, m); those of a lower degree come first."""
+        return np.asarray(self.centre + unit_nodes(len(self.centre), degree) @ self.root.T)
+
+
+@dataclass(frozen=True, eq=False)
 class Interpolant:
-    """The polynomial of a total degree through values at nodes of a box.
+    """The polynomial of a total degree through values at an ellipsoid's nodes.
 
     Attributes
     ----------
-    low, high : (m,)
+    region : Ellipsoid
     degree : int
     inverse : (terms, terms)
         Maps values at the nodes to coefficients.
     """
 
-    low: Array
-    high: Array
+    region: Ellipsoid
     degree: int
     inverse: Array
 
     def weights(self, points: Array) -> Array:
         """Weights (n, nodes) with which the values at the nodes enter the values at points (n, m)."""
-        return np.asarray(_basis(_scaled(points, self.low, self.high), self.degree) @ self.inverse)
+        return np.asarray(_basis(self.region.unit(points), self.degree) @ self.inverse)
 
 
-def interpolant(low: Array, high: Array, degree: int) -> Interpolant:
-    """The interpolant on the first `terms` nodes of the box."""
-    unit = unit_nodes(len(low), degree)
-    return Interpolant(low, high, degree, np.linalg.inv(_basis(unit, degree)))
-
-
-def nodes(low: Array, high: Array, degree: int) -> Array:
-    """Nodes (terms, m) of a box; those of a lower degree come first."""
-    return np.asarray(low + (high - low) * (unit_nodes(len(low), degree) + 1) / 2)
+def interpolant(region: Ellipsoid, degree: int) -> Interpolant:
+    """The interpolant on the first `terms` nodes of the region."""
+    return Interpolant(region, degree, np.linalg.inv(_basis(unit_nodes(len(region.centre), degree), degree)))
 
 
 def unit_nodes(dims: int, degree: int) -> Array:
-    """Discrete Leja points of [-1, 1]^dims, the same at the start whatever the degree asked for."""
+    """Discrete Leja points of the unit ball, the same at the start whatever the degree asked for."""
     largest = max(degree, LARGEST.get(dims, 4))
     key = (dims, largest)
     if key not in _NODES:
-        per_axis = min(int(CANDIDATES ** (1 / dims)), 4 * largest + 1)
-        if per_axis >= 2 * largest:
-            axis = np.cos(np.pi * np.arange(per_axis) / (per_axis - 1))
-            points = np.array(list(itertools.product(axis, repeat=dims)))
-        else:  # Sobol points, denser towards the faces as Chebyshev's are
-            points = np.cos(np.pi * qmc.Sobol(dims, rng=np.random.default_rng(0)).random(CANDIDATES))
+        points = _candidates(dims)
         _, swaps, _ = lapack.dgetrf(_basis(points, largest))
         order = np.arange(len(points))
-        for k, swap in enumerate(swaps):
+        for k, swap in enumerate(swaps.tolist()):
             order[[k, swap]] = order[[swap, k]]
-        pivots = order[: terms(dims, largest)]
-        _NODES[key] = points[pivots]
+        _NODES[key] = points[order[: terms(dims, largest)]]
     return _NODES[key][: terms(dims, degree)]
 
 
-LARGEST = {1: 16, 2: 10, 3: 8, 4: 7, 5: 6, 6: 5}  # degree up to which nodes are chosen at once
 _NODES: dict[tuple[int, int], Array] = {}  # pure function of the key: remembered, never changed
 
 
-def _scaled(points: Array, low: Array, high: Array) -> Array:
-    return np.asarray(2 * (points - low) / (high - low) - 1)
+def _candidates(dims: int) -> Array:
+    """Quasi-random points of the unit ball, denser towards its surface as Chebyshev's are towards the ends."""
+    if dims == 1:
+        return np.cos(np.pi * np.arange(CANDIDATES // 8 + 1) / (CANDIDATES // 8))[:, None]
+    uniform = np.clip(qmc.Sobol(dims + 1, rng=np.random.default_rng(0)).random(CANDIDATES), 1e-9, 1 - 1e-9)
+    direction = ndtri(uniform[:, :dims])
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    radius = np.sin(np.pi / 2 * uniform[:, -1] ** (1 / dims))
+    radius[::SURFACE] = 1.0
+    return np.asarray(direction * radius[:, None])
 
 
 def _basis(points: Array, degree: int) -> Array:

@@ -2,8 +2,8 @@
 
 What the bulk says about the root is a smooth function of the large levels' ratios to sigma (`crossed`), and the
 posterior of these ratios is concentrated, since large levels have many groups. So it is computed exactly at few nodes
-of a box that holds the posterior, and interpolated by polynomials whose degree rises until the log density agrees with
-exact evaluations. The box is found on the way, by low degrees on wider boxes.
+of an ellipsoid that holds the posterior, and interpolated by polynomials whose degree rises until the log density
+agrees with exact evaluations. The ellipsoid is found on the way, by low degrees on others.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from bayeshlm.engines.base import constrain, covariance_roots, to_score
 from bayeshlm.engines.bulkdraws import BulkDraws
 from bayeshlm.engines.crossed import Crossed, finite
 from bayeshlm.engines.moments import Moments, moments
-from bayeshlm.engines.polynomials import interpolant, nodes
+from bayeshlm.engines.polynomials import Ellipsoid, interpolant
 
 Array = NDArray[np.float64]
-TOLERANCE = 1e-5  # largest error of a log density
-TRIALS, TRIAL_SPREAD = 6, 1.0  # points at which it is measured, and their spread over the posterior's
+TOLERANCE = 1e-4  # largest error of a log density
+TRIALS = 6  # points at which it is measured
 SEARCH_DEGREE = 2
-REACH = 5.5  # standard deviations from a mode to the sides of the box
-SHRINK = 0.75  # a box that is wanted this much narrower is replaced
-NEGLIGIBLE = 12.0  # drop in log density at the faces of the box
-MAX_SEARCH = 25
-MAX_NODES = 2000
-MAX_PARTIAL = 0.9999
+REACH = 5.5  # standard deviations from the mode to the surface of the region
+SHRINK, OFF_CENTRE = 0.75, 0.12  # a region is replaced that is too wide or too far off by this share
+NEGLIGIBLE = 10.0  # drop in log density at the surface of the region
+FEW_AXES = 2  # up to which the search makes do with its lowest degree
+TRUST = 1.0  # error of a log density up to which a mode is believed
+MAX_SEARCH = 40
+MAX_DEGREE, MAX_NODES = 16, 1500
 CHUNK = 2048
 LEAF_NUMBERS = 2**18
 
 
-class NotTabulated(Exception):
-    """No box or no degree made the polynomials agree with the density."""
+class NotTabulatedError(Exception):
+    """No region or no degree made the polynomials agree with the density."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One coordinate: asinh(standard deviation / sigma / unit), or a partial correlation.
+    """One coordinate: asinh(standard deviation / sigma / unit), or the arc sine of a partial correlation.
 
     Attributes
     ----------
@@ -49,15 +50,11 @@ class Axis:
         Position in theta.
     unit : float
         0 for a partial correlation. Else the smallest ratio that shows in any group: below it the coordinate is
-        linear, so that 0 is an ordinary point.
+        linear, so that 0 is an ordinary point, which nodes may even overstep (M knows squares and products only).
     """
 
     index: int
     unit: float
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        return (0.0, 30.0) if self.unit else (-MAX_PARTIAL, MAX_PARTIAL)
 
 
 class Coordinates:
@@ -81,21 +78,21 @@ class Coordinates:
             position += correlation.partials
         self.axes, self.groups = tuple(axes), np.array(groups)
         self.others = [k for k in range(problem.size) if k not in {axis.index for axis in axes}]
-        self.low, self.high = np.array([axis.limits for axis in axes]).T
+        self.low = np.array([0.0 if axis.unit else -np.pi / 2 for axis in axes])
 
     def of_theta(self, theta: Array) -> Array:
-        """X (B, m) of theta (B, d)."""
+        """Coordinates x (B, m) of theta (B, d)."""
         sigma, _, values, _ = constrain(self.problem, theta)
         out = np.empty((len(theta), len(self.axes)))
         for k, axis in enumerate(self.axes):
             if axis.unit:
                 out[:, k] = np.arcsinh(values[:, axis.index] / sigma / axis.unit)
             else:
-                out[:, k] = 2 * ndtr(theta[:, axis.index]) - 1
+                out[:, k] = np.arcsin(2 * ndtr(theta[:, axis.index]) - 1)
         return out
 
     def to_theta(self, x: Array, others: Array) -> Array:
-        """Theta (B, d) from x (B, m) and the other scores; NaN where a standard deviation has no score."""
+        """Scores theta (B, d) from x (B, m) and the other scores; NaN where a standard deviation has no score."""
         problem = self.problem
         theta = np.zeros((len(x), problem.size))
         theta[:, self.others] = others
@@ -104,7 +101,7 @@ class Coordinates:
             if axis.unit:
                 theta[:, axis.index] = to_score(problem.scales[axis.index], sigma * axis.unit * np.sinh(x[:, k]))
             else:
-                theta[:, axis.index] = ndtri((x[:, k] + 1) / 2)
+                theta[:, axis.index] = ndtri((np.sin(np.where(np.abs(x[:, k]) < np.pi / 2, x[:, k], np.nan)) + 1) / 2)
         return theta
 
     def ratios(self, x: Array) -> list[Array]:
@@ -116,7 +113,7 @@ class Coordinates:
             if axis.unit:
                 values[:, axis.index] = axis.unit * np.sinh(x[:, k])
             else:
-                partial[:, axis.index - len(problem.scales)] = x[:, k]
+                partial[:, axis.index - len(problem.scales)] = np.sin(x[:, k])
         return covariance_roots(problem, values, partial)
 
 
@@ -125,48 +122,46 @@ class Tabulated:
 
     Raises
     ------
-    NotTabulated
-        Where no box or degree will do; `Crossed` itself then has to be evaluated everywhere.
+    NotTabulatedError
+        Where no region or degree will do; `Crossed` itself then has to be evaluated everywhere.
     """
 
     def __init__(self, crossed: Crossed, low: Array, high: Array, rng: np.random.Generator) -> None:
         self.crossed, self.problem = crossed, crossed.problem
         self.evaluations = 0
+        self.region = Ellipsoid(np.zeros(0), np.zeros((0, 0)))
+        self.values = np.empty((0, 0))
         start = moments(self.problem)
         self.coordinates = Coordinates(crossed, start)
         self.other_low, self.other_high = low[self.coordinates.others], high[self.coordinates.others]
-        self._table(*self._first_box(start), SEARCH_DEGREE)
-        modes = self._find_box(rng)
-        self._raise_degree(*modes, rng)
+        self._table(self._first_region(start), SEARCH_DEGREE + (len(self.coordinates.axes) > FEW_AXES))
+        self._raise_degree(*self._find_region(rng), rng)
 
-    def _first_box(self, start: Moments) -> tuple[Array, Array]:
+    def _first_region(self, start: Moments) -> Ellipsoid:
         """About the estimates of the method of moments, as wide as they are uncertain."""
-        c = self.coordinates
+        c, first = self.coordinates, self.problem.residuals
         ratio = np.append(start.ratio, 0.0)
-        first = self.problem.residuals
         centre = np.array([np.arcsinh(ratio[a.index - first] / a.unit) if a.unit else 0.0 for a in c.axes])
-        half = np.array([1.0 if a.unit else 0.9 for a in c.axes]) * np.clip(5 / np.sqrt(c.groups), 0.1, 0.8)
-        half = np.where([a.unit > 0 for a in c.axes], half, 0.9)
-        return np.maximum(centre - half, c.low), np.minimum(centre + half, c.high)
+        half = np.where([a.unit > 0 for a in c.axes], np.clip(5 / np.sqrt(c.groups), 0.1, 0.5), 0.5)
+        return Ellipsoid(centre, np.diag(half * np.sqrt(len(half))))
 
-    def _table(self, low: Array, high: Array, degree: int) -> None:
-        """Evaluate at the nodes of a box; those of a lower degree on the same box are kept."""
-        same = hasattr(self, "values") and np.array_equal(low, self.low) and np.array_equal(high, self.high)
-        places = nodes(low, high, degree)
-        values = self.values if same else np.empty((0, self.crossed.width**2 + 1))
-        self.low, self.high, self.degree = low, high, degree
+    def _table(self, region: Ellipsoid, degree: int) -> None:
+        """Evaluate at the nodes of a region; those of a lower degree of the same one are kept."""
+        places = region.nodes(degree)
+        values = self.values if region is self.region else np.empty((0, self.crossed.width**2 + 1))
+        self.region, self.degree = region, degree
         self.values = np.concatenate([values, self._exact(places[len(values) :])])
-        self.interpolant = interpolant(low, high, degree)
+        self.interpolant = interpolant(region, degree)
 
     def _exact(self, x: Array) -> Array:
         """Kernels and log determinants at x (n, m), one row each."""
         if self.evaluations + len(x) > MAX_NODES:
-            raise NotTabulated(f"more than {MAX_NODES} factorisations would be needed")
+            raise NotTabulatedError(f"more than {MAX_NODES} factorisations would be needed")
         self.evaluations += len(x)
         try:
             kernels, log_determinants = self.crossed.kernels(self.coordinates.ratios(x))
         except np.linalg.LinAlgError as error:
-            raise NotTabulated(str(error)) from error
+            raise NotTabulatedError(str(error)) from error
         return np.column_stack([kernels.reshape(len(x), -1), log_determinants])
 
     def _density(self, theta: Array, rows: Array) -> Array:
@@ -179,21 +174,26 @@ class Tabulated:
             return np.stack([finite(likelihood + log_prior), likelihood])
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
-        """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf outside the box."""
+        """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf outside the region."""
         out = np.full((2, len(theta)), -np.inf)
         with np.errstate(all="ignore"):
             x = self.coordinates.of_theta(theta)
-        inside = np.flatnonzero(np.all((x >= self.low) & (x <= self.high), axis=1))
+        inside = np.flatnonzero(self._inside(x))
         for start in range(0, len(inside), CHUNK):
             mine = inside[start : start + CHUNK]
             out[:, mine] = self._density(theta[mine], self.interpolant.weights(x[mine]) @ self.values)
         return out[0], out[1]
+
+    def _inside(self, x: Array) -> NDArray[np.bool_]:
+        with np.errstate(all="ignore"):  # absurd thetas have no x
+            return np.asarray(np.sum(self.region.unit(x) ** 2, axis=1) <= 1.0)
 
     def _search_density(self, z: Array) -> Array:
         """Log density of theta at z = (x, the other scores)."""
         m = len(self.coordinates.axes)
         with np.errstate(all="ignore"):
             theta = self.coordinates.to_theta(z[:, :m], z[:, m:])
+            theta[~self._inside(z[:, :m])] = np.nan
         out = np.full(len(z), -np.inf)
         usable = np.isfinite(theta).all(axis=1)
         if usable.any():
@@ -201,74 +201,79 @@ class Tabulated:
             out[usable] = self._density(theta[usable], rows)[0]
         return out
 
-    def _find_box(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Move and narrow the box until it holds the modes by REACH standard deviations; the mode and covariance."""
+    def _search_box(self) -> tuple[Array, Array]:
+        """The box about the region, with the other scores' own."""
+        reach = np.linalg.norm(self.region.root, axis=1)
+        low = np.maximum(self.region.centre - reach, self.coordinates.low)
+        return np.append(low, self.other_low), np.append(np.maximum(self.region.centre + reach, low), self.other_high)
+
+    def _find_region(self, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Move, narrow or widen the region until it holds the mode by REACH standard deviations; mode and covariance.
+
+        A trust region: where a low degree misjudges its own mode, the region shrinks about the best point so far until
+        it does not; from then on the degree rises instead. It never grows by more than half its size at a time.
+        """
         c, m = self.coordinates, len(self.coordinates.axes)
+        best, centre, starts = -np.inf, self.region.centre, None
         for _ in range(MAX_SEARCH):
-            low, high = np.append(self.low, self.other_low), np.append(self.high, self.other_high)
             try:
-                modes = importance.find_modes(self._search_density, low, high, rng)
+                modes = importance.find_modes(self._search_density, *self._search_box(), rng, starts)
             except FloatingPointError as error:
-                raise NotTabulated(str(error)) from error
-            wanted_low, wanted_high = np.full(m, np.inf), np.full(m, -np.inf)
-            covariances = []
-            for _, mode, curvature in modes:
-                covariances.append(np.linalg.inv(importance.root_of(curvature) @ importance.root_of(curvature).T))
-                sd = np.sqrt(np.diag(covariances[-1]))[:m]
-                wanted_low = np.minimum(wanted_low, mode[:m] - REACH * sd)
-                wanted_high = np.maximum(wanted_high, mode[:m] + REACH * sd)
-            width = self.high - self.low
-            at_edge = (modes[0][1][:m] < self.low + 0.02 * width) & (self.low > c.low)
-            at_edge |= (modes[0][1][:m] > self.high - 0.02 * width) & (self.high < c.high)
-            # What a low degree says about far outside its box is not to be trusted: grow step by step.
-            wanted_low = np.maximum(np.maximum(wanted_low, self.low - width), c.low)
-            wanted_high = np.minimum(np.minimum(wanted_high, self.high + width), c.high)
-            slack = 0.05 * width
-            holds = (self.low <= wanted_low + slack) & (self.high >= wanted_high - slack)
-            if not at_edge.any() and np.all(holds & (wanted_high - wanted_low >= SHRINK * width)):
-                return modes[0][1], covariances[0]
-            centre, half = (wanted_low + wanted_high) / 2, np.maximum(wanted_high - wanted_low, 1e-6) / 2
-            half = np.where(at_edge, np.maximum(half, width), half * 1.05)
-            self._table(np.maximum(centre - half, c.low), np.minimum(centre + half, c.high), SEARCH_DEGREE)
-        raise NotTabulated("no box was found that holds the posterior")
+                raise NotTabulatedError(str(error)) from error
+            value, mode, curvature = modes[0]
+            exact = self._density(c.to_theta(mode[None, :m], mode[None, m:]), self._exact(mode[None, :m]))[0, 0]
+            if exact > best:
+                best, centre = exact, mode[:m]
+            if not abs(exact - value) < TRUST:
+                if starts is None:
+                    self._table(Ellipsoid(centre, self.region.root / 2), self.degree)
+                elif self.degree < MAX_DEGREE:
+                    self._table(self.region, self.degree + 1)
+                else:
+                    raise NotTabulatedError(f"degree {MAX_DEGREE} misjudges its own mode")
+                continue
+            starts = mode[None]  # far from the mode low degrees promise the impossible: from here on climb, do not scan
+            root = importance.root_of(curvature)
+            covariance = np.linalg.inv(root @ root.T)
+            wanted = REACH * np.linalg.cholesky(covariance[:m, :m])
+            left, growth, right = np.linalg.svd(np.linalg.solve(self.region.root, wanted))
+            centred = np.linalg.norm(self.region.unit(mode[None, :m])) < OFF_CENTRE
+            if centred and growth.max() < 1 + OFF_CENTRE and growth.min() > SHRINK:
+                return mode, covariance
+            root = self.region.root @ (left * np.clip(growth, 0.25, 1.5)) @ right
+            self._table(Ellipsoid(mode[:m], root), SEARCH_DEGREE + (m > FEW_AXES))
+        raise NotTabulatedError("no region was found that holds the posterior")
 
     def _raise_degree(self, mode: Array, covariance: Array, rng: np.random.Generator) -> None:
-        """Raise the degree until it agrees with exact evaluations about the mode; widen the box where faces matter."""
+        """Raise the degree until it agrees with exact evaluations about the mode; widen the region where it must."""
         c, m = self.coordinates, len(self.coordinates.axes)
         slope = np.linalg.solve(covariance[:m, :m], covariance[:m, m:])  # the other scores' mean, given x
         top = self._search_density(mode[None])[0]
-        trial = mode + TRIAL_SPREAD * rng.standard_normal((TRIALS, len(mode))) @ np.linalg.cholesky(covariance).T
-        trial[:, :m] = np.clip(trial[:, :m], self.low, self.high)
-        trial = trial[np.isfinite(c.to_theta(trial[:, :m], trial[:, m:])).all(axis=1)]
+        trial = mode + rng.standard_normal((TRIALS, len(mode))) @ np.linalg.cholesky(covariance).T
+        trial[:, :m] = np.maximum(trial[:, :m], c.low)
         theta = c.to_theta(trial[:, :m], trial[:, m:])
-        exact = self._density(theta, self._exact(trial[:, :m]))[0]
+        usable = np.isfinite(theta).all(axis=1)
+        theta = theta[usable]
+        exact = self._density(theta, self._exact(trial[usable, :m]))[0]
         theta, exact = theta[np.isfinite(exact)], exact[np.isfinite(exact)]
         while True:
-            places = nodes(self.low, self.high, self.degree)
-            at_nodes = c.to_theta(places, mode[m:] + (places - mode[:m]) @ slope)
-            usable = np.isfinite(at_nodes).all(axis=1)
-            density = np.full(len(places), -np.inf)
-            density[usable] = self._density(at_nodes[usable], self.values[usable])[0]
-            low, high = self._where_faces_matter(places, density, top)
+            places = self.region.nodes(self.degree)
+            edge = np.all(places >= c.low, axis=1) & (np.sum(self.region.unit(places) ** 2, axis=1) > 0.999)
+            at_edge = c.to_theta(places[edge], mode[m:] + (places[edge] - mode[:m]) @ slope)
+            known = np.isfinite(at_edge).all(axis=1)
+            density = self._density(at_edge[known], self.values[edge][known])[0]
             error = np.max(np.abs(self.log_density(theta)[0] - exact), initial=0.0)
-            if np.any(low < self.low) or np.any(high > self.high):
-                self._table(low, high, self.degree)
+            beyond = self.region.unit(places[edge][known][density > top - NEGLIGIBLE])
+            if len(beyond):  # stretch in the directions in which the density reaches over the surface
+                stretch = beyond.T @ beyond
+                stretch = np.eye(m) + 0.3 * stretch / np.linalg.eigvalsh(stretch)[-1]
+                self._table(Ellipsoid(self.region.centre, self.region.root @ stretch), self.degree)
             elif error < TOLERANCE:
                 return
+            elif self.degree < MAX_DEGREE:
+                self._table(self.region, self.degree + 1)
             else:
-                self._table(self.low, self.high, self.degree + 1)
-
-    def _where_faces_matter(self, places: Array, density: Array, top: float) -> tuple[Array, Array]:
-        """The box, widened on the sides where the density at a face is not negligible."""
-        c, width = self.coordinates, self.high - self.low
-        matters = density > top - NEGLIGIBLE
-        low, high = self.low.copy(), self.high.copy()
-        for k in range(len(width)):
-            if np.any(matters & (places[:, k] < self.low[k] + 1e-6 * width[k])):
-                low[k] = max(c.low[k], low[k] - 0.3 * width[k])
-            if np.any(matters & (places[:, k] > self.high[k] - 1e-6 * width[k])):
-                high[k] = min(c.high[k], high[k] + 0.3 * width[k])
-        return low, high
+                raise NotTabulatedError(f"degree {MAX_DEGREE} leaves errors of {error:.0g} in the log density")
 
     def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
         """As `Crossed.draw_effects`; the bulk's effects from factorisations at few nodes (`BulkDraws`)."""
@@ -300,10 +305,9 @@ class Tabulated:
 
     def modes(self, rng: np.random.Generator) -> Array:
         """Starts (n, d) for the mode search in theta."""
-        low, high = np.append(self.low, self.other_low), np.append(self.high, self.other_high)
-        found = np.stack([mode for _, mode, _ in importance.find_modes(self._search_density, low, high, rng)])
         m = len(self.coordinates.axes)
-        return self.coordinates.to_theta(found[:, :m], found[:, m:])
+        found = importance.find_modes(self._search_density, *self._search_box(), rng)
+        return np.concatenate([self.coordinates.to_theta(z[None, :m], z[None, m:]) for _, z, _ in found])
 
     def error(self, theta: Array) -> float:
         """Largest difference to the exact log density at theta (B, d)."""

@@ -133,9 +133,9 @@ def _from_statistics(
         new = new_effects(posterior, level, len(statistics.members[k]), rng, chosen)  # (draws, groups of k, effects)
         parts = np.einsum("sce,ce->sc", new[:, statistics.codes[:, k]], columns[:, list(level.columns)])
         np.add.at(predicted.T, of_group, (parts * (statistics.weight / weight[of_group])).T)
-    variance = flat(posterior, "sigma")[chosen].reshape(len(chosen), -1) ** 2 if "sigma" in posterior["posterior"] else None
-    if variance is None:
-        variance = np.ones((len(chosen), 1))
+    variance = np.ones((len(chosen), 1))
+    if "sigma" in posterior["posterior"]:
+        variance = flat(posterior, "sigma")[chosen].reshape(len(chosen), -1) ** 2
     share = np.zeros((variance.shape[1], groups))  # of each category's variance in a group's mean
     np.add.at(share, (statistics.residual, of_group), statistics.weight / weight[of_group] ** 2)
     predicted += rng.standard_normal(predicted.shape) * np.sqrt(variance @ share)

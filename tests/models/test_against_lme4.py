@@ -27,7 +27,14 @@ STORED = {
     for name in ("star_lme4.json", "classics_lme4.json")
     for record in json.loads((FOLDER / name).read_text(encoding="utf-8"))["models"]
 }
-PACKAGES = {"sleepstudy": "lme4", "Pastes": "lme4", "Dyestuff": "lme4", "egsingle": "mlmRev", "Penicillin": "lme4", "InstEval": "lme4"}
+PACKAGES = {
+    "sleepstudy": "lme4",
+    "Pastes": "lme4",
+    "Dyestuff": "lme4",
+    "egsingle": "mlmRev",
+    "Penicillin": "lme4",
+    "InstEval": "lme4",
+}
 NESTED = ("star", "sleepstudy", "sleepstudy_independent", "pastes", "dyestuff", "egsingle")
 CROSSED = ("penicillin", "insteval")
 # STAR's 2,534 missing reading scores are dropped with a warning, by lme4 as here.
