@@ -23,6 +23,7 @@ STARTS, APART = 3, 1.0  # starts of the mode search, and how far they keep from 
 NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in log density, none
 MAX_NEWTON, CONVERGED, MAX_STEP = 60, 1e-3, 1.5
 DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
+NEAR_ENOUGH = 0.1  # gain in log density of the last step towards a mode that only has to be near
 NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
 ROUNDS = 8
 MIN_PROPOSALS = 2000  # a chain: fewer do not show the weights' tail, nor outlast a long stay at one state
@@ -177,16 +178,13 @@ def sample(
 
 
 def find_modes(
-    log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator, start: Array | None = None
+    log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator
 ) -> list[tuple[float, Array, Array]]:
     """Modes as (log density, mode (d,), negative Hessian (d, d)), the highest first.
 
     A quasi-random scan of the box gives starts: its best point and the best ones far from it. Newton steps follow, with
-    all differences of an iteration in one batch, which is what makes them quicker here than a quasi-Newton search. A
-    known good `start` (the truth of a simulated study) takes the place of the scan.
+    all differences of an iteration in one batch, which is what makes them quicker here than a quasi-Newton search.
     """
-    if start is not None:
-        return [_climb(log_density, np.clip(start, low, high), low, high)]
     scan = low + (high - low) * qmc.Sobol(len(low), rng=rng).random_base2(SCAN)
     values = log_density(scan)
     if not np.isfinite(values).any():
@@ -206,6 +204,36 @@ def find_modes(
     return sorted(modes, key=lambda m: -m[0])
 
 
+def near_mode(log_density: LogDensity, start: Array, low: Array, high: Array) -> tuple[float, Array, Array]:
+    """A point near the mode, from a good start such as the truth of a simulated study, as in `find_modes`.
+
+    Near is enough for a proposal, and one batch an iteration serves the step and the shape. Steps that lead down are
+    halved.
+    """
+    x = np.clip(start, low, high)
+    value, gradient, curvature = _derivatives(log_density, x, WIDE_STEP)
+    step = _newton_step(gradient, curvature)
+    for _ in range(MAX_NEWTON):
+        trial = np.clip(x + step, low, high)
+        found = _derivatives(log_density, trial, WIDE_STEP)
+        gain = found[0] - value
+        if not gain > 0:
+            step = step / 2
+        if gain > 0:
+            x, (value, gradient, curvature) = trial, found
+            step = _newton_step(gradient, curvature)
+        if abs(gain) < NEAR_ENOUGH:
+            break
+    return value, x, curvature
+
+
+def _newton_step(gradient: Array, curvature: Array) -> Array:
+    """Absolute eigenvalues lead away from saddles (Dauphin et al. 2014, NeurIPS 27), a bounded step stays local."""
+    eigenvalues, vectors = np.linalg.eigh(curvature)
+    direction = vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(eigenvalues), 1.0))
+    return np.asarray(direction * min(1.0, MAX_STEP / max(float(np.linalg.norm(direction)), 1e-300)))
+
+
 def root_of(curvature: Array) -> Array:
     """Lower root of a negative Hessian, its eigenvalues held within CURVATURE."""
     values, vectors = np.linalg.eigh(curvature)
@@ -216,10 +244,7 @@ def _climb(log_density: LogDensity, x: Array, low: Array, high: Array) -> tuple[
     """Damped Newton ascent within the box -> (log density, mode, negative Hessian seen at a wider step)."""
     for _ in range(MAX_NEWTON):
         value, gradient, curvature = _derivatives(log_density, x, NEWTON_STEP)
-        # Absolute eigenvalues lead away from saddles (Dauphin et al. 2014, NeurIPS 27), a bounded step stays local.
-        eigenvalues, vectors = np.linalg.eigh(curvature)
-        direction = vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(eigenvalues), 1.0))
-        direction *= min(1.0, MAX_STEP / max(float(np.linalg.norm(direction)), 1e-300))
+        direction = _newton_step(gradient, curvature)
         trials = np.clip(x + DAMPING[:, None] * direction, low, high)
         reached = log_density(trials)
         best = int(np.argmax(reached))
