@@ -7,7 +7,7 @@ Exact inference by Monte Carlo: the proposal only decides how many evaluations a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ LogDensity = Callable[[Array], Array]  # (n, d) -> (n,)
 DEGREES = 4.0  # of the t proposals: log standard deviations have exponential tails, which any t dominates
 SCAN = 9  # 2**SCAN points scan the box for a start
 STARTS, APART = 3, 1.0  # starts of the mode search, and how far they keep from each other
+ARRIVED = 1.0  # squared distance from a known mode, in its standard deviations, at which a climb is called off
 NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in log density, none
 MAX_NEWTON, CONVERGED, MAX_STEP = 60, 1e-3, 1.5
 DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
@@ -197,7 +198,10 @@ def find_modes(
             break
     modes: list[tuple[float, Array, Array]] = []
     for start in starts:
-        value, mode, curvature = _climb(log_density, start, low, high)
+        climbed = _climb(log_density, start, low, high, [(mode, root_of(curvature)) for _, mode, curvature in modes])
+        if climbed is None:
+            continue
+        value, mode, curvature = climbed
         known = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in modes)
         if not known and (not modes or value > max(m[0] for m in modes) - NEGLIGIBLE):
             modes.append((value, mode, curvature))
@@ -240,9 +244,17 @@ def root_of(curvature: Array) -> Array:
     return np.linalg.cholesky((vectors * np.clip(values, *CURVATURE)) @ vectors.T)
 
 
-def _climb(log_density: LogDensity, x: Array, low: Array, high: Array) -> tuple[float, Array, Array]:
-    """Damped Newton ascent within the box -> (log density, mode, negative Hessian seen at a wider step)."""
+def _climb(
+    log_density: LogDensity, x: Array, low: Array, high: Array, known: Sequence[tuple[Array, Array]]
+) -> tuple[float, Array, Array] | None:
+    """Damped Newton ascent within the box -> (log density, mode, negative Hessian seen at a wider step).
+
+    None where it comes within a standard deviation of a known mode (location, root of its negative Hessian): it would
+    end there, or at a mode that the same component of the proposal covers.
+    """
     for _ in range(MAX_NEWTON):
+        if any(np.sum((root.T @ (x - mode)) ** 2) < ARRIVED for mode, root in known):
+            return None
         value, gradient, curvature = _derivatives(log_density, x, NEWTON_STEP)
         direction = _newton_step(gradient, curvature)
         trials = np.clip(x + DAMPING[:, None] * direction, low, high)
