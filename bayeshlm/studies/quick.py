@@ -3,8 +3,8 @@
 A plan fits thousands of small data sets and asks one thing of each. The truth is known here, so the mode search starts
 at it; hyperparameters are drawn by sampling importance resampling instead of a Markov chain; only the levels that are
 decided on are drawn. The posterior is the engine's: where the weights are not good enough, the engine itself fits.
-What the weights cannot show is a second mode far from the truth. Over worlds drawn from the analysis prior the truth is a
-draw from the posterior, so that such modes carry little of it; a real data set, whose truth nobody knows, gets the
+What the weights cannot show is a second mode far from the truth. Over worlds drawn from the analysis prior the truth is
+a draw from the posterior, so that such modes carry little of it; a real data set, whose truth nobody knows, gets the
 engine's wide search.
 """
 
