@@ -20,6 +20,7 @@ SHOWN_ROWS = 12
 def plan(terminal: Terminal, result: xr.Dataset) -> str:
     """Recommendation and designs. PASS, REVIEW (none is sure to meet the target) or FAIL (none does)."""
     from bayeshlm.report.plan_page import collect, frontier_of
+    from bayeshlm.studies.planned import amount
 
     page = collect(result, figures=False)
     _head(terminal, page)
@@ -30,11 +31,11 @@ def plan(terminal: Terminal, result: xr.Dataset) -> str:
     if meets is not None:
         columns.append(("target", [str(meets[k]) for k in shown]))
     if math.isfinite(float(result["cost"][0])):
-        columns.append(("cost", [f"{float(result['cost'][k]):,.6g}" for k in shown]))
+        columns.append(("cost", [amount(float(result["cost"][k])) for k in shown]))
     for name, title in (("p_best", "P(best)"), ("expected_loss", "loss"), ("assurance", "assurance")):
         values = [float(result[name][k]) for k in shown]
         errors = [float(result[f"{name}_se"][k]) for k in shown]
-        places = min((decimals(error, 1) for error in errors if error > 0), default=3)
+        places = min((decimals(error) for error in errors if error > 0), default=3)
         cells = [
             f"{fixed(v, places)} \N{PLUS-MINUS SIGN}{fixed(e, places)}" for v, e in zip(values, errors, strict=True)
         ]

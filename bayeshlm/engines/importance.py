@@ -7,7 +7,7 @@ Exact inference by Monte Carlo: the proposal only decides how many evaluations a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,11 @@ LogDensity = Callable[[Array], Array]  # (n, d) -> (n,)
 DEGREES = 4.0  # of the t proposals: log standard deviations have exponential tails, which any t dominates
 SCAN = 9  # 2**SCAN points scan the box for a start
 STARTS, APART = 3, 1.0  # starts of the mode search, and how far they keep from each other
+ARRIVED = 1.0  # squared distance from a known mode, in its standard deviations, at which a climb is called off
 NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in log density, none
 MAX_NEWTON, CONVERGED, MAX_STEP = 60, 1e-3, 1.5
 DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
+NEAR_ENOUGH = 0.1  # gain in log density of the last step towards a mode that only has to be near
 NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
 NEAR_SHARE, WIDE_SHARE = 0.1, 0.5  # the most they may be of a sharp peak's width
 ROUNDS = 8
@@ -198,9 +200,13 @@ def find_modes(
     starts = list(given) if given is not None else _scan(log_density, low, high, rng)
     modes: list[tuple[float, Array, Array]] = []
     for start in starts:
-        value, mode, curvature = _climb(log_density, np.clip(start, low, high), low, high)
-        known = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in modes)
-        if not known and (not modes or value > max(m[0] for m in modes) - NEGLIGIBLE):
+        known = [(mode, root_of(curvature)) for _, mode, curvature in modes]
+        climbed = _climb(log_density, np.clip(start, low, high), low, high, known)
+        if climbed is None:
+            continue
+        value, mode, curvature = climbed
+        same = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in modes)
+        if not same and (not modes or value > max(m[0] for m in modes) - NEGLIGIBLE):
             modes.append((value, mode, curvature))
     return sorted(modes, key=lambda m: -m[0])
 
@@ -219,22 +225,58 @@ def _scan(log_density: LogDensity, low: Array, high: Array, rng: np.random.Gener
     return starts
 
 
+def near_mode(log_density: LogDensity, start: Array, low: Array, high: Array) -> tuple[float, Array, Array]:
+    """A point near the mode, from a good start such as the truth of a simulated study, as in `find_modes`.
+
+    Near is enough for a proposal, and one batch an iteration serves the step and the shape. Steps that lead down are
+    halved.
+    """
+    x = np.clip(start, low, high)
+    steps = np.full(len(x), WIDE_STEP)
+    value, gradient, curvature = _derivatives(log_density, x, steps)
+    step = _newton_step(gradient, curvature)
+    for _ in range(MAX_NEWTON):
+        trial = np.clip(x + step, low, high)
+        found = _derivatives(log_density, trial, steps)
+        gain = found[0] - value
+        if not gain > 0:
+            step = step / 2
+        if gain > 0:
+            x, (value, gradient, curvature) = trial, found
+            step = _newton_step(gradient, curvature)
+        if abs(gain) < NEAR_ENOUGH:
+            break
+    return value, x, curvature
+
+
+def _newton_step(gradient: Array, curvature: Array) -> Array:
+    """Absolute eigenvalues lead away from saddles (Dauphin et al. 2014, NeurIPS 27), a bounded step stays local."""
+    eigenvalues, vectors = np.linalg.eigh(curvature)
+    direction = vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(eigenvalues), 1.0))
+    return np.asarray(direction * min(1.0, MAX_STEP / max(float(np.linalg.norm(direction)), 1e-300)))
+
+
 def root_of(curvature: Array) -> Array:
     """Lower root of a negative Hessian, its eigenvalues held within CURVATURE."""
     values, vectors = np.linalg.eigh(curvature)
     return np.linalg.cholesky((vectors * np.clip(values, *CURVATURE)) @ vectors.T)
 
 
-def _climb(log_density: LogDensity, x: Array, low: Array, high: Array) -> tuple[float, Array, Array]:
-    """Damped Newton ascent within the box -> (log density, mode, negative Hessian seen at a wider step)."""
+def _climb(
+    log_density: LogDensity, x: Array, low: Array, high: Array, known: Sequence[tuple[Array, Array]]
+) -> tuple[float, Array, Array] | None:
+    """Damped Newton ascent within the box -> (log density, mode, negative Hessian seen at a wider step).
+
+    None where it comes within a standard deviation of a known mode (location, root of its negative Hessian): it would
+    end there, or at a mode that the same component of the proposal covers.
+    """
     steps = np.full(len(x), NEWTON_STEP)
     for _ in range(MAX_NEWTON):
+        if any(np.sum((root.T @ (x - mode)) ** 2) < ARRIVED for mode, root in known):
+            return None
         value, gradient, curvature = _derivatives(log_density, x, steps)
         steps = np.minimum(NEWTON_STEP, NEAR_SHARE * _widths(curvature))
-        # Absolute eigenvalues lead away from saddles (Dauphin et al. 2014, NeurIPS 27), a bounded step stays local.
-        eigenvalues, vectors = np.linalg.eigh(curvature)
-        direction = vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(eigenvalues), 1.0))
-        direction *= min(1.0, MAX_STEP / max(float(np.linalg.norm(direction)), 1e-300))
+        direction = _newton_step(gradient, curvature)
         trials = np.clip(x + DAMPING[:, None] * direction, low, high)
         reached = log_density(trials)
         best = int(np.argmax(reached))

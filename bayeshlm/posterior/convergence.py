@@ -65,6 +65,17 @@ def convergence(draws: Array) -> Convergence:
     return Convergence(*out)
 
 
+def bulk_ess(draws: Array) -> Array:
+    """Bulk effective sample size alone, (parameters,), of draws (parameters, chains, draws); NaN where undefined."""
+    if draws.shape[2] < 4:
+        return np.full(len(draws), np.nan)
+    varying = np.isfinite(draws).all(axis=(1, 2)) & (np.ptp(draws, axis=(1, 2)) > 0)
+    out = np.full(len(draws), np.nan)
+    if varying.any():
+        out[varying] = _ess(_normal_scores(_split(draws[varying])))
+    return out
+
+
 def _block(draws: Array, chains: int) -> Array:
     split = _split(draws)
     ranked = _normal_scores(split)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
+Order = NDArray[np.intp]
 MOST_PANELS = 24
 MOST_ROWS = 60
 CAPTION = "p {p}, corrected {adjusted}"
@@ -59,7 +60,7 @@ def collect(result: xr.DataTree, *, figures: bool = True) -> StudyPage:
     )  # fmt: skip
 
 
-def _verdict(result: xr.DataTree, verdict: xr.Dataset, order: Array) -> tuple[str, tuple[str, ...]]:
+def _verdict(result: xr.DataTree, verdict: xr.Dataset, order: Order) -> tuple[str, tuple[str, ...]]:
     attrs = result.attrs
     names, adjusted = verdict["quantity"].values[order], verdict["p_adjusted"].values[order]
     limit, finished = float(attrs["false_alarms"]), int(attrs["finished"])
@@ -80,8 +81,7 @@ def _verdict(result: xr.DataTree, verdict: xr.Dataset, order: Array) -> tuple[st
             f"Calibrated, as far as {finished:,} simulated studies can tell: the ranks of all {len(names):,} "
             "quantities are compatible with a right posterior."
         )
-    fallbacks = result["replicates"]["fallback"].values
-    moved = int(np.nansum(fallbacks)) if "fallback" in result["replicates"] else 0
+    moved = int(np.nansum(result["replicates"].to_dataset()["fallback"].values))
     more = (f"In {moved:,} studies the engine fell back on NUTS.",) if moved else ()
     return lead, (smallest, f"A right posterior fails this verdict with probability of at most {limit:g}.", *more)
 
@@ -99,7 +99,7 @@ def uniform_numbers(result: xr.DataTree) -> dict[str, Array]:
     return found
 
 
-def _panels(result: xr.DataTree, verdict: xr.Dataset, order: Array) -> tuple[Plate, ...]:
+def _panels(result: xr.DataTree, verdict: xr.Dataset, order: Order) -> tuple[Plate, ...]:
     values = uniform_numbers(result)
     count = int(result.attrs["finished"])
     error = float(result.attrs["false_alarms"]) / len(order)
@@ -140,7 +140,7 @@ def _errors(verdict: xr.Dataset) -> str:
     return ", ".join(f"{number(error, 2)} at {level:.0%}" for level, error in zip(levels, errors, strict=True))
 
 
-def _coverage(verdict: xr.Dataset, order: Array) -> Table:
+def _coverage(verdict: xr.Dataset, order: Order) -> Table:
     levels = verdict["level"].values
     rows = [
         (

@@ -15,7 +15,7 @@ from bayeshlm.data.statistics import Statistics, compress
 from bayeshlm.engines.exact import fit_exact
 from bayeshlm.engines.select import ENGINES, choose_engine
 from bayeshlm.errors import BayeshlmError, DesignError, EngineError, PriorError, listed
-from bayeshlm.posterior.convergence import convergence
+from bayeshlm.posterior.convergence import bulk_ess
 from bayeshlm.simulation.design import Design
 from bayeshlm.simulation.parameters import check_params
 from bayeshlm.simulation.simulate import World, simulate
@@ -174,7 +174,7 @@ def smallest_ess(values: Mapping[str, Array], statistics: Statistics) -> float:
     """Smallest bulk effective sample size of the hyperparameters and common effects, (chains, draws, ...) each."""
     wanted = [values[n].reshape(*values[n].shape[:2], -1) for n in statistics.model.parameters if n in values]
     stacked = np.moveaxis(np.concatenate(wanted, axis=2), 2, 0)
-    found = convergence(stacked).ess_bulk
+    found = bulk_ess(stacked)
     return float(np.nanmin(found)) if np.isfinite(found).any() else float("nan")
 
 

@@ -57,7 +57,7 @@ def plan(
     In every replicate a world is drawn from the design prior (`model`, or `params` where given), each design is run in
     it, fitted with the analysis prior (`fit_model`), and decided as `bayeshlm.compare` decides: the group with the
     smallest expected loss. All designs meet the same worlds (common random numbers, see
-    `bayeshlm.studies.shared_truth`), so that differences between designs are known far better than each design's own
+    `bayeshlm.studies.shared_truth`), so that differences between designs are known better than each design's own
     figures.
 
     Parameters

@@ -142,7 +142,7 @@ def sentence(question: Question, found: Recommendation, variables: Mapping[str, 
         )
         text = (
             f"Cheapest of {count} designs that surely meets the target ({wanted}): {found.design}, cost "
-            f"{variables['cost'][1][k]:,.6g} ({figures})."
+            f"{amount(variables['cost'][1][k])} ({figures})."
         )
     elif "uncertain" in found.meets:
         text = f"No design is certain to meet the target ({wanted}) with {results.replicates} replicates."
@@ -155,6 +155,11 @@ def sentence(question: Question, found: Recommendation, variables: Mapping[str, 
             f"cannot tell: {found.cheaper[0]}{more}. Plan these with more replicates."
         )
     return text
+
+
+def amount(value: float) -> str:
+    """A price: whole from a thousand on."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
 def _failures(question: Question, results: Results) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 
-from bayeshlm.posterior.convergence import TAIL, convergence
+from bayeshlm.posterior.convergence import TAIL, bulk_ess, convergence
 
 
 def autoregressive(rng: np.random.Generator, coefficient: float, shape: tuple[int, int]) -> np.ndarray:
@@ -28,6 +28,7 @@ def test_equals_arviz(shape: tuple[int, int]) -> None:
         rng.normal(size=shape) * np.arange(1, shape[0] + 1)[:, None],
     ])  # fmt: skip
     found = convergence(draws)
+    np.testing.assert_array_equal(bulk_ess(draws), found.ess_bulk)
     for k, one in enumerate(draws):
         with np.errstate(all="ignore"):
             expected = (array_stats.rhat(one), array_stats.ess(one), array_stats.ess(one, method="tail", prob=TAIL))

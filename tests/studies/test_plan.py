@@ -42,15 +42,19 @@ def arms_design(case: dict[str, float], arms: int = 2) -> bh.Design:
     return bh.Design.nested(g=arms * case["groups"], u=case["units"], treatments={"arm": treatment})
 
 
+def _name(case: dict[str, float]) -> str:
+    return f"{case['groups']} groups, effect {case['effect']}"
+
+
 def close(found, name: str, expected: float, design: int = 0) -> None:
     value, error = float(found[name][design]), float(found[f"{name}_se"][design])
     assert abs(value - expected) <= Z * error, f"{name}: {value:.4f} +- {error:.4f}, not {expected:.4f}"
 
 
-@pytest.mark.parametrize("case", ANSWERS["two_arms"], ids=lambda case: f"{case['groups']}x{case['units']}")
+@pytest.mark.parametrize("case", ANSWERS["two_arms"][::3] + ANSWERS["two_arms"][2:3], ids=_name)
 def test_two_arms_with_known_variance_are_the_closed_forms(case) -> None:
     found = plan(
-        arms_model(case), [arms_design(case)], decide="arm", replicates=200, n_jobs=1, random_seed=11, progress=False,
+        arms_model(case), [arms_design(case)], decide="arm", replicates=150, n_jobs=1, random_seed=11, progress=False,
         params={"Intercept": 0.0, "arm": case["effect"], "1|g_sigma": case["tau"], "sigma": case["sigma"]},
     )  # fmt: skip
     sd = math.sqrt(2 * (case["tau"] ** 2 + case["sigma"] ** 2 / case["units"]) / case["groups"])
@@ -66,16 +70,16 @@ def test_two_arms_with_known_variance_are_the_closed_forms(case) -> None:
     close(found, "coverage", 0.95)
     # The posterior is the same but for its mean in all replicates: the width has an error of its draws' only.
     assert float(found["width"][0]) == pytest.approx(2 * edge * sd, rel=0.02)
-    assert int(found["finished"][0]) == 200
+    assert int(found["finished"][0]) == 150
     assert found["failure_error"].size == 0
 
 
-@pytest.mark.parametrize("case", ANSWERS["best_of"], ids=lambda case: f"{case['arms']} arms")
+@pytest.mark.parametrize("case", ANSWERS["best_of"][1:], ids=lambda case: f"{case['arms']} arms")
 def test_the_best_of_several_arms_is_found_as_often_as_bechhofer_says(case) -> None:
     effects = [0.0] * (case["arms"] - 1)
     effects[-1] = case["effect"]
     found = plan(
-        arms_model(case), [arms_design(case, case["arms"])], decide="arm", replicates=200, n_jobs=1, random_seed=5,
+        arms_model(case), [arms_design(case, case["arms"])], decide="arm", replicates=150, n_jobs=1, random_seed=5,
         params={"Intercept": 0.0, "arm": effects, "1|g_sigma": case["tau"], "sigma": case["sigma"]}, progress=False,
     )  # fmt: skip
     close(found, "p_best", case["p_best"])
@@ -83,7 +87,7 @@ def test_the_best_of_several_arms_is_found_as_often_as_bechhofer_says(case) -> N
 
 def test_a_calibrated_plan_covers_and_its_posterior_tells_the_truth() -> None:
     designs = bh.Design.grid(m=3, g=[3, 12], u=6)
-    found = plan(NESTED, designs, decide="m", replicates=150, n_jobs=1, random_seed=3, progress=False)
+    found = plan(NESTED, designs, decide="m", replicates=100, n_jobs=1, random_seed=3, progress=False)
     for design in range(2):
         close(found, "coverage", 0.95, design)
     assert float(found["width"][1]) < float(found["width"][0])
@@ -121,8 +125,8 @@ def test_designs_meet_the_same_groups() -> None:
 def test_common_random_numbers_make_differences_surer() -> None:
     designs = [bh.Design.nested(m=3, g=6, u=10), bh.Design.nested(m=3, g=8, u=10)]
     sds = {"1|m_sigma": 0.1, "1|m:g_sigma": 0.15, "sigma": 0.3}
-    found = plan(NESTED, designs, decide="m", params=sds, replicates=150, n_jobs=1, random_seed=1, progress=False)
-    # Correlations of 0.5, 0.7 and 0.9 over 300 replicates of seed 1; independent worlds would have 0 +- 0.08.
+    found = plan(NESTED, designs, decide="m", params=sds, replicates=100, n_jobs=1, random_seed=1, progress=False)
+    # Correlations of 0.5, 0.7 and 0.9 over 300 replicates of seed 1; independent worlds would have 0 +- 0.1.
     for name, share in (("loss", 0.75), ("correct", 0.6), ("interval_width", 0.3)):
         a, b = found[name].values.T
         assert np.var(a - b) < share * (np.var(a) + np.var(b))
