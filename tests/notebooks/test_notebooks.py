@@ -28,8 +28,8 @@ def assert_clean(notebook: dict[str, Any]) -> None:
     assert len([output for output in found if FIGURE in output.get("data", {})]) == 1
 
 
-def test_both_notebooks_are_there() -> None:
-    assert NAMES == ["star_class_size.ipynb", "teaching_methods.ipynb"]
+def test_the_notebooks_are_there() -> None:
+    assert NAMES == ["star_class_size.ipynb", "teaching_methods.ipynb", "three_schools.ipynb"]
 
 
 @pytest.mark.parametrize("name", NAMES)
