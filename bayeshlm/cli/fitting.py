@@ -107,9 +107,9 @@ def report(terminal: Terminal, source: Path, *, out: Path, by: str | None) -> st
     check_targets([(out, REPORT_SUFFIXES)])
     terminal.stage("start", load_libraries)
     from bayeshlm.data.store import statistics_from_dataset
-    from bayeshlm.posterior.store import load
+    from bayeshlm.posterior.store import load_posterior
 
-    posterior = terminal.stage("load", lambda: load(source), lambda _: str(source))
+    posterior = terminal.stage("load", lambda: load_posterior(source), lambda _: str(source))
     if by is not None:
         check_comparable(statistics_from_dataset(posterior["statistics"].to_dataset()), [by])
     found = terminal.stage("diagnose", lambda: judge(posterior))

@@ -222,6 +222,7 @@ def _in_memory(task: _Task) -> Cells | None:
             products = np.bincount(cell, weighted * centred[j], size)
             scatter[:, i, j] = scatter[:, j, i] = products - weights * rest[:, i] * rest[:, j]
     scatter[count == 1] = 0.0
+    clamp(scatter)
     centre = np.array([_near_mean(column) for column in columns])
     mean = (own - centre) + rest
     log_weight = np.zeros(size) if w is None else np.bincount(cell, np.log(w), size)
@@ -231,6 +232,12 @@ def _in_memory(task: _Task) -> Cells | None:
         keys, [labels for _, labels in coded], combos, task.products, count, weights, log_weight, response, mean,
         scatter, centre,
     )  # fmt: skip
+
+
+def clamp(scatter: Array) -> None:
+    """Rounding may leave a constant column's sum of squares a little below zero."""
+    diagonal = np.arange(scatter.shape[1])
+    scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)
 
 
 def _near_mean(column: Array) -> float:
@@ -335,8 +342,7 @@ def _group_sums(
     for i, j in pairs:
         scatter[:, i, j] = scatter[:, j, i] = sums[f"p{i}_{j}"] - weight * mean[:, i] * mean[:, j]
     scatter[count == 1] = 0.0
-    diagonal = np.arange(len(names))
-    scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)  # rounding of a constant column
+    clamp(scatter)
     log_weight = sums["lw"] if weighted else np.zeros(len(table))
     response = sums["ly"] if weighted else sums[f"s{len(names) - 1}"]
     response = response + (sums["o"] if "o" in extra else 0.0)

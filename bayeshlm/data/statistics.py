@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,7 @@ from bayeshlm.data.cells import sum_cells, sum_checked
 from bayeshlm.data.frames import Rows, bind_layout, drop_incomplete, find_columns, prepare
 from bayeshlm.data.groups import joined_labels
 from bayeshlm.data.layout import Layout, stateful
+from bayeshlm.data.sharing import check_sharing, check_small_cells, with_own_labels
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
 from bayeshlm.spec.model import Model
 
@@ -58,6 +62,15 @@ class Statistics:
         -sum log(response) for lognormal, else 0.
     residual : (cells,) int
         Category of `Layout.residual`; zeros where all rows share one sigma.
+    site : str, optional
+        Where the rows come from; see `compress`.
+
+    Notes
+    -----
+    What is disclosed when statistics are handed on instead of rows: per cell its number of rows, and the means and
+    cross products of the columns. A cell of one row is that row, every used value of it; two rows are given away up to
+    their order. Where a column is a category, or a number of few values, the same holds for the rows of one
+    category within a cell, whose sums can be read off. `compress(..., min_cell=5)` refuses small cells and categories.
     """
 
     model: Model
@@ -75,6 +88,14 @@ class Statistics:
     log_weights: Array
     jacobians: Array
     residual: Codes
+    site: str | None = None
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of what the statistics depend on: formula, family, se, weights and censoring, but not the priors."""
+        record = json.loads(self.model.to_json())
+        record.pop("priors")
+        return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     @property
     def sum_log_weight(self) -> float:
@@ -104,16 +125,38 @@ class Statistics:
 
         return merge(self, other)
 
+    def __radd__(self, other: Any) -> Statistics:
+        """So that `sum` of several parts works, which starts from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
-def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
+
+def compress(
+    model: Model,
+    data: Any,
+    *,
+    missing: str = "drop",
+    min_cell: int | None = None,
+    site: str | None = None,
+    own: Sequence[str] = (),
+) -> Statistics:
     """Reduce rows to sufficient statistics, after checking them.
 
     Parameters
     ----------
     model : Model
-    data : pandas, Polars or PyArrow table, DuckDB relation, or path of CSV or Parquet files
+    data : frame or path
+        pandas, Polars (eager or lazy), PyArrow, Dask or Spark table, DuckDB relation, path or glob of CSV or Parquet
+        files, or ``file.duckdb::table``. Only sums leave where the data live.
     missing : {"drop", "error"}
         Rows with a missing value in a used column are dropped, with a warning that counts them; or refused.
+    min_cell : int, optional
+        Refuse statistics in which fewer rows than this share a cell, or a category within a cell: of these hardly less
+        than the rows themselves would be handed on (see `Statistics`).
+    site : str, optional
+        Name of the place the rows come from. Parts are added by the labels of their groups; where both parts number
+        their groups, adding warns unless both name their site, as nobody else can know whether the two 7s are one.
+    own : sequence of str
+        Grouping columns whose labels this site alone uses: 7 becomes "north: 7", and no other site's 7.
 
     Returns
     -------
@@ -128,6 +171,7 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
         what = f"family {model.family!r}" if model.censored is None else "censored responses"
         raise DataError(f"Sums of squares and products are not enough for {what}: fit needs the rows themselves.")
     _check_missing(missing)
+    check_sharing(model, min_cell, site, own)
     rows = find_columns(model, data)
     with np.errstate(all="ignore"):  # what leaves the floats is refused, by row or by sum
         # Complete and finite data need one pass. If the sums show that they are not, each row is looked at.
@@ -136,9 +180,14 @@ def compress(model: Model, data: Any, *, missing: str = "drop") -> Statistics:
             rows = _tell_dropped(drop_incomplete(model, rows, missing=missing))
             cells = sum_cells(model, rows)
         if cells is None:
-            return moments(model, bind_layout(model, rows))
-        statistics = assemble(model, rows, cells)
+            rows = bind_layout(model, rows)
+            checks.check_rows(model, rows)  # says which rows of which column
+            cells = sum_checked(model, rows)
+        cells = with_own_labels(cells, site, own)
+        statistics = dataclasses.replace(assemble(model, rows, cells), site=site)
     checks.check_finite(statistics)
+    if min_cell is not None:
+        check_small_cells(model, statistics.layout, cells, min_cell)
     return statistics
 
 

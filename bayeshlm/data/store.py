@@ -24,6 +24,7 @@ def statistics_to_dataset(statistics: Statistics) -> xr.Dataset:
     columns = [column.label for column in layout.columns[1:]] + [statistics.model.terms.response.name]
     record = {
         "rows": statistics.rows,
+        "site": statistics.site,
         "total_rows": statistics.total_rows,
         "missing": dict(statistics.missing),
         "numeric": [name for name, number in numeric_columns(statistics.model, layout).items() if number],
@@ -46,17 +47,59 @@ def statistics_to_dataset(statistics: Statistics) -> xr.Dataset:
         for j, values in enumerate(zip(*members, strict=True)):
             variables[f"level_{k}_key_{j}"] = ((f"level_{k}_group",), np.array(values))
     coords = {"column": columns, "level": np.array([level.name for level in layout.levels], dtype=str)}
-    attrs = {"model": statistics.model.to_json(), "record": json.dumps(record, ensure_ascii=False)}
+    attrs = {
+        "model": statistics.model.to_json(),
+        "model_hash": statistics.model_hash,
+        "record": json.dumps(record, ensure_ascii=False),
+    }
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
 def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
-    """Inverse of `statistics_to_dataset`. Raises DataError where the Dataset is something else."""
+    """Inverse of `statistics_to_dataset`. Raises DataError where the Dataset is something else, or damaged."""
     try:
         model = Model.from_json(dataset.attrs["model"])
         record = json.loads(dataset.attrs["record"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError("These are not bayeshlm statistics: their attributes are missing.") from error
+    try:
+        statistics = _read(dataset, model, record)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"These statistics are damaged: {error!r}.") from error
+    problems = _damage(statistics, dataset.attrs.get("model_hash"))
+    if problems:
+        raise DataError(f"These statistics are damaged: {'; '.join(problems)}.")
+    return statistics
+
+
+def _damage(statistics: Statistics, model_hash: Any) -> list[str]:
+    """What cannot be true of statistics, whoever wrote the file."""
+    cells, columns = len(statistics.count), len(statistics.layout.columns)
+    sizes = np.array([len(members) for members in statistics.members], dtype=np.int64)
+    shapes = {
+        "codes": (cells, len(sizes)), "weight": (cells,), "mean": (cells, columns), "shift": (columns,),
+        "scatter": (cells, columns, columns), "log_weights": (cells,), "jacobians": (cells,), "residual": (cells,),
+    }  # fmt: skip
+    problems = [
+        f"{n} has shape {getattr(statistics, n).shape}" for n, s in shapes.items() if getattr(statistics, n).shape != s
+    ]
+    if problems:
+        return problems
+    numbers = [getattr(statistics, name) for name in ("count", "weight", "mean", "shift", "scatter")]
+    checks = {
+        "its hash is not that of its model": model_hash in (None, statistics.model_hash),  # older files have none
+        "there are no cells": cells > 0,
+        "a group is out of range": bool(((statistics.codes >= 0) & (statistics.codes < sizes)).all()),
+        "a group is there twice": all(len(set(members)) == len(members) for members in statistics.members),
+        "a number is not finite": all(bool(np.isfinite(values).all()) for values in numbers),
+        "a count or weight is not positive": bool((statistics.count > 0).all() and (statistics.weight > 0).all()),
+        "its counts do not add up to its rows": statistics.count.sum() == statistics.rows,
+        "a sum of squares is negative": bool((np.einsum("cii->ci", statistics.scatter) >= 0).all()),
+    }
+    return [problem for problem, fine in checks.items() if not fine]
+
+
+def _read(dataset: xr.Dataset, model: Model, record: Any) -> Statistics:
     numeric = {name: name in record["numeric"] for name in model.columns}
     categories = {name: tuple(values) for name, values in record["categories"]}
     nodes = stateful(model)
@@ -74,5 +117,5 @@ def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
     )  # fmt: skip
     return Statistics(
         model, layout, tuple(members), codes, count, weight, mean, scatter, shift, record["total_rows"], record["rows"],
-        record["missing"], log_weights, jacobians, residual,
+        record["missing"], log_weights, jacobians, residual, record.get("site"),
     )  # fmt: skip

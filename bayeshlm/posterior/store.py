@@ -1,4 +1,4 @@
-"""Save and load posteriors: NetCDF or Zarr by suffix, atomically; loading runs no code."""
+"""Save and load posteriors and statistics: NetCDF or Zarr by suffix, atomically; loading runs no code."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.data.store import statistics_from_dataset, statistics_to_dataset
 from bayeshlm.errors import DataError
 
 if TYPE_CHECKING:
     import xarray as xr
 
 FORMATS = {".nc": "netcdf", ".netcdf": "netcdf", ".h5": "netcdf", ".zarr": "zarr"}
+KIND = "bayeshlm_kind"  # an attribute that only files of statistics have
 
 
-def save(posterior: xr.DataTree, path: str | os.PathLike[str]) -> Path:
-    """Write a posterior; the file is there whole or not at all, also if the process is killed.
+def save(posterior: xr.DataTree | Statistics, path: str | os.PathLike[str]) -> Path:
+    """Write a posterior or statistics; the file is there whole or not at all, also if the process is killed.
 
     Parameters
     ----------
-    posterior : xarray.DataTree
+    posterior : xarray.DataTree or Statistics
     path : path ending in .nc (NetCDF 4) or .zarr (a Zarr folder)
 
     Raises
@@ -29,6 +32,7 @@ def save(posterior: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     DataError
         For another suffix, or a folder that does not exist.
     """
+    tree = _statistics_tree(posterior) if isinstance(posterior, Statistics) else posterior
     target = Path(path)
     kind = _format(target)
     if not target.parent.is_dir():
@@ -37,10 +41,10 @@ def save(posterior: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     part = temporary / target.name
     try:
         if kind == "netcdf":
-            posterior.to_netcdf(part, engine="h5netcdf")
+            tree.to_netcdf(part, engine="h5netcdf")
             _sync(part)
         else:
-            posterior.to_zarr(part, mode="w", consolidated=False)
+            tree.to_zarr(part, mode="w", consolidated=False)
             if target.is_dir():
                 os.replace(target, temporary / "replaced")
         os.replace(part, target)
@@ -49,8 +53,29 @@ def save(posterior: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def load(path: str | os.PathLike[str]) -> xr.DataTree:
+def load(path: str | os.PathLike[str]) -> xr.DataTree | Statistics:
     """Read what `save` wrote, into memory. Raises DataError where the file is missing or damaged."""
+    loaded = _load(path)
+    return statistics_from_dataset(loaded["statistics"].to_dataset()) if KIND in loaded.attrs else loaded
+
+
+def load_posterior(path: str | os.PathLike[str]) -> xr.DataTree:
+    """`load` of a posterior. Raises DataError where the file holds statistics."""
+    loaded = _load(path)
+    if KIND in loaded.attrs:
+        raise DataError(f"{str(path)!r} holds statistics, not a posterior; fit them first.")
+    return loaded
+
+
+def _statistics_tree(statistics: Statistics) -> xr.DataTree:
+    import xarray as xr
+
+    tree = xr.DataTree.from_dict({"statistics": statistics_to_dataset(statistics)})
+    tree.attrs = {"model": statistics.model.to_json(), KIND: "statistics"}
+    return tree
+
+
+def _load(path: str | os.PathLike[str]) -> xr.DataTree:
     import xarray as xr
 
     source = Path(path)

@@ -1,5 +1,6 @@
 """`compress`: the same numbers from every frame, and the right ones; merging; large offsets; NIST."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -25,6 +26,8 @@ MODELS = {
     "weights and se": bh.Model("y ~ 0 + arm + (1 | school:teacher)", weights="w", se="se"),
     "no groups": bh.Model("y ~ x + expm1(z)"),
 }
+CENTRED = bh.Model("y ~ arm*center(x) + scale(z) + center(x):scale(z) + w + (1 + center(x) | school)")
+PARTED = {**MODELS, "centred": CENTRED, "sigma by arm": bh.Model("y ~ x + (1 | school); sigma ~ arm")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,19 +81,16 @@ def test_statistics_are_those_of_plain_loops(name):
 
 @given(st.lists(st.integers(0, 2), min_size=20, max_size=60), st.integers(0, 10_000))
 @settings(max_examples=7, deadline=None, derandomize=True)
-@pytest.mark.parametrize("name", ["categories", "weights and se"])
+@pytest.mark.parametrize("name", ["categories", "weights and se", "centred", "sigma by arm"])
 def test_parts_add_up_to_the_whole(name, part, seed):
     """Parts may lack groups, arms and grades, and may hold a single row."""
     d = table(len(part), seed)
-    whole = bh.compress(MODELS[name], d)
+    whole = bh.compress(PARTED[name], d)
     part = np.array(part)
-    parts = [bh.compress(MODELS[name], d[part == k]) for k in np.unique(part)]
+    parts = [bh.compress(PARTED[name], d[part == k], site="here") for k in np.unique(part)]
     rng = np.random.default_rng(seed)
     rng.shuffle(parts)
-    merged = parts[0]
-    for other in parts[1:]:
-        merged = merged + other
-    assert_same(whole, merged, 1e-10)
+    assert_same(whole, sum(parts), 1e-10)
 
 
 def test_one_site_is_one_group_and_one_arm():
@@ -113,7 +113,7 @@ def test_merge_keeps_a_types_own_order():
     model = bh.Model("y ~ arm + (1 | school)")
     whole = bh.compress(model, d)
     assert whole.layout.common[1].labels == ("plain", "aide")
-    parts = [bh.compress(model, d[d.arm == arm]) for arm in ("aide", "plain", "small")]
+    parts = [bh.compress(model, d[d.arm == arm], site="here") for arm in ("aide", "plain", "small")]
     assert_same(whole, parts[0] + parts[1] + parts[2], 1e-12)
 
 
@@ -125,9 +125,10 @@ def test_merge_refuses_what_does_not_add_up():
         a + bh.compress(bh.Model("y ~ x + (1 | teacher)"), d)
     with pytest.raises(TypeError):
         a + 1
-    scaled = bh.Model("y ~ scale(x) + (1 | school)")
-    with pytest.raises(DataError, match="constants"):
-        bh.compress(scaled, d[:50]) + bh.compress(scaled, d[50:])
+    for text in ("I(center(x)**2)", "center(x):z", "log1p(scale(x) + 9)"):
+        curved = bh.Model(f"y ~ {text} + (1 | teacher)")
+        with pytest.raises(DataError, match=r"different constants of center\(\) or scale\(\)"):
+            bh.compress(curved, d[:50]) + bh.compress(curved, d[50:])
     with pytest.raises(DataError, match="'x' holds numbers in one part"):
         a + bh.compress(model, d.assign(x=np.where(d.x > 1, "high", "low")))
     with pytest.raises(DataError, match="number in one part and text"):
@@ -227,7 +228,8 @@ def test_store_round_trip_with_nasty_names(tmp_path):
     assert_same(statistics, again, 1e-15)
     assert again.model == statistics.model
     assert again.layout.constants == statistics.layout.constants
-    assert_same(statistics + statistics, again + statistics, 1e-15)
+    here = dataclasses.replace(statistics, site="here")
+    assert_same(here + here, dataclasses.replace(again, site="here") + here, 1e-15)
     assert not [name for name in again.model.parameters if "/" in name]
     empty = bh.compress(bh.Model("y ~ z"), d)
     statistics_to_dataset(empty).to_netcdf(tmp_path / "e.nc", engine="h5netcdf")

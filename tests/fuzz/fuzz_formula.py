@@ -33,8 +33,8 @@ SEEDS = ("y ~ x + (1 | a/b)", "y ~ a*b - 1 + (x || g)", "log(y) ~ (a + b)**2 + C
 FORBIDDEN = ("exec", "import", "open", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect",
              "shutil.rmtree", "os.remove", "ctypes.dlopen")  # fmt: skip
 WORDS = ["y", "~", "+", "-", "*", ":", "/", "**", "(", ")", "|", "||", "1", "0", "x", "`a b`", "C(", "center(",
-         "log1p(", "I(", "offset(", "p(", ",", ";", "sigma ~", "%in%", "\n", "é", "__import__('os')", ".real", "[0]", "lambda",
-         "{", "}", "2", "1e999", "'", '"', "#", "bq_0_bq", "scale(", "^", "."]  # fmt: skip
+         "log1p(", "I(", "offset(", "p(", ",", ";", "sigma ~", "%in%", "\n", "é", "__import__('os')", ".real", "[0]",
+         "lambda", "{", "}", "2", "1e999", "'", '"', "#", "bq_0_bq", "scale(", "^", "."]  # fmt: skip
 watching = False
 
 

@@ -31,6 +31,7 @@ def assert_clean(notebook: dict[str, Any]) -> None:
 def test_all_notebooks_are_there() -> None:
     assert NAMES == [
         "how_many_instructors.ipynb", "is_it_calibrated.ipynb", "star_class_size.ipynb", "teaching_methods.ipynb",
+        "three_schools.ipynb",
     ]  # fmt: skip
 
 
