@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
-LATENT = "On the latent scale of log odds, whose variance between rows is that of the standard logistic, pi^2 / 3."
+LATENT = (
+    "On the latent scale of log odds, whose variance between rows is that of the standard logistic, "
+    "\N{GREEK SMALL LETTER PI}\N{SUPERSCRIPT TWO} / 3."
+)
 COLUMNS = ("kind", "variable", "label", "mean", "median", "sd", "lower", "upper", "ess_bulk", "rhat")
 
 

@@ -191,9 +191,9 @@ def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
     low, high = comparison.rope
     kept = rows[: comparing.MOST_ROWS]
     left_out = len(comparison.pairs) - len(kept)
-    note = f"Practically equal means a {contrast} between {number(low)} and {number(high)}." + (
-        f" {left_out:,} further pairs are left out." if left_out else ""
-    )
+    between = f"{contrast} between {number(low)} and {number(high)}"
+    note = f"Practically equal means {'an' if contrast[0] == 'o' else 'a'} {between}."
+    note += f" {left_out:,} further pairs are left out." if left_out else ""
     headers = (
         "pair",
         contrast,

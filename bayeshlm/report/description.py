@@ -238,6 +238,8 @@ def provenance(posterior: xr.DataTree) -> Table:
         ("fitted", str(attrs.get("created_at", ""))),
         ("engine", f"{attrs.get('engine', '')}: {attrs.get('engine_reason', '')}"),
         ("fallback", str(attrs.get("fallback", ""))),
+        ("sampler", str(attrs.get("sampler", ""))),
+        ("parameterization", _parameterization(attrs)),
         ("draws", f"{sizes['chain']} chains of {sizes['draw']:,}"),
         ("random seed", str(attrs.get("random_seed", ""))),
         ("seconds", _attribute(attrs, "seconds", 3)),
@@ -254,6 +256,12 @@ def provenance(posterior: xr.DataTree) -> Table:
         ),
     ]
     return Table(("", ""), tuple(row for row in rows if row[1]), 2)
+
+
+def _parameterization(attrs: dict[Any, Any]) -> str:
+    """Of each level, where the engine chose one."""
+    levels = json.loads(attrs.get("parameterization", "{}"))
+    return ", ".join(f"{level} {form}" for level, form in levels.items())
 
 
 def _attribute(attrs: dict[Any, Any], name: str, digits: int) -> str:

@@ -116,7 +116,7 @@ def test_crossed_levels_with_a_sigma_by_factor_are_refused_with_the_way_out() ->
     rng = np.random.default_rng(4)
     frame = make_frame(rng).assign(b=lambda d: np.arange(len(d)) % 4)
     with pytest.raises(bh.errors.EngineError, match=r"crossed.*write \(1 \| method/instructor\)"):
-        bh.fit(bh.Model("y ~ x + (1 | a) + (1 | b)\nsigma ~ arm", family="lognormal"), frame)
+        bh.fit(bh.Model("y ~ x + (1 | a) + (1 | b)\nsigma ~ arm", family="lognormal"), frame, engine="exact")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_crossed_levels_with_a_sigma_by_factor_are_refused_with_the_way_out() ->
 def test_other_refusals_name_the_reason(model: bh.Model, message: str) -> None:
     frame = make_frame(np.random.default_rng(5)).assign(c="none")
     with pytest.raises(bh.errors.EngineError, match=message):
-        bh.fit(model, frame)
+        bh.fit(model, frame, engine="exact")
 
 
 def test_effects_that_would_not_fit_in_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

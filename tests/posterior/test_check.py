@@ -1,5 +1,7 @@
 """`check_group_means`: the replicated means have the model's distribution, and odd groups are noticed."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,3 +169,13 @@ def test_no_check_without_what_it_takes() -> None:
     assert check_group_means(tree) is not None
     del tree["rows"]
     assert check_group_means(tree) is None
+
+
+def test_saved_posterior_is_checked_the_same(tmp_path: Path) -> None:
+    data = pd.DataFrame({"g": np.repeat(np.arange(6), 5), "y": 1.0 + np.arange(30) % 3})
+    tree = fabricated(bh.Model("y ~ 1 + (1 | g)", family="gamma"), data, {})
+    here = check_group_means(tree)
+    for name in ("fit.nc", "fit.zarr"):
+        there = check_group_means(bh.load(bh.save(tree, tmp_path / name)))
+        np.testing.assert_array_equal(there.expected, here.expected)
+        assert there.p_values == here.p_values
