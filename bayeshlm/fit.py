@@ -66,7 +66,8 @@ def fit(
     Returns
     -------
     xarray.DataTree
-        Groups `posterior`, `sample_stats`, `constant_data` and `statistics` (and `effect_moments`); attrs with the model, the engine and why
+        Groups `posterior`, `sample_stats`, `constant_data` and `statistics` (and `effect_moments`); attrs with the
+        model, the engine and why
         it was chosen, `status` (PASS, REVIEW or FAIL), seed, versions and what was dropped.
 
     Raises

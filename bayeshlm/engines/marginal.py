@@ -86,6 +86,7 @@ class Marginal:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self.told: dict[str, float] = {}
         width = problem.width
         self.pairs = [(a, b) for a in range(width) for b in range(a, width)]
         if problem.split is not None:

@@ -33,7 +33,8 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
     pandas.DataFrame
         A row a scalar: `kind` (common effect, group effect, variance component, derived), `variable`, `label`
         (group or category, None for scalars), `mean`, `median`, `sd`, `lower`, `upper`, `ess_bulk`, `rhat`.
-        Of effects of which only moments were kept there are `mean` and `sd` alone. Derived are the intraclass correlation `ICC` of each level and `R2` (conditional: common and group effects;
+        Of effects of which only moments were kept there are `mean` and `sd` alone. Derived are the
+        intraclass correlation `ICC` of each level and `R2` (conditional: common and group effects;
         marginal: common effects alone). Everything is on the scale on which effects add (the log for lognormal).
     """
     import pandas as pd

@@ -20,6 +20,7 @@ from bayeshlm.posterior.naive import NaiveComparison, beside
 from bayeshlm.posterior.summarize import summarize
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
+from bayeshlm.report.leaveout import LeftOut, left_out
 from bayeshlm.report.svg import style
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Contents:
     shares: tuple[tuple[str, float], ...]
     check: Plate | None
     check_verdict: str
+    left_out: LeftOut | None
     panels: tuple[Plate, ...]
     panels_left_out: int
     formula: str
@@ -96,7 +98,7 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
     summary = _summary(posterior)
     check = check_group_means(posterior, random_seed=0) if numbers else None
     components, ratios, shares = _variance(summary)
-    panels, left_out = _panels(posterior, summary) if numbers else ((), 0)
+    panels, beyond = _panels(posterior, summary) if numbers else ((), 0)
     drops, levels = description.data_table(posterior, statistics)
     name = model.terms.response.name
     return Contents(
@@ -111,7 +113,8 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         components=components, ratios=ratios, shares=shares,
         check=None if check is None else _check(check, name, model.family_spec.log_response),
         check_verdict="" if check is None else _check_verdict(check),
-        panels=panels, panels_left_out=left_out,
+        left_out=left_out(posterior, statistics) if numbers else None,
+        panels=panels, panels_left_out=beyond,
         formula=model.formula, family=model.family, maths=tuple(description.maths(model, statistics)),
         priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,
         provenance=description.provenance(posterior),
