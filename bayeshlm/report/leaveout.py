@@ -51,9 +51,9 @@ def left_out(posterior: xr.DataTree, statistics: Statistics) -> LeftOut | None:
     headers = (level.name, "rows", "log density a row", "log density", "Pareto k")
     note = f"The {len(table)} least expected of {len(labels):,} groups." if rest else ""
     sentence = (
-        f"Each group of {level.name} predicted by a fit to the others, its own effect integrated out: expected log "
-        f"predictive density {number(result.elpd)} (standard error {number(result.se, 2)}). Of two models of these rows "
-        "the one with the larger figure predicts new groups better."
+        f"Each group of {level.name} predicted by a fit to the others, its own effect integrated out: expected "
+        f"log predictive density {number(result.elpd)} (standard error {number(result.se, 2)}). Of two models of these "
+        "rows the one with the larger figure predicts new groups better."
     )
     if result.warning:
         sentence += " Where Pareto k exceeds 0.7 the figure is not reliable."

