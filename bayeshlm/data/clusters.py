@@ -47,6 +47,6 @@ def _sentence(what: str, fewest: int, level: str, each: str) -> str:
     groups = f"{fewest} group{'s' * (fewest > 1)} of {level!r}"
     whom = each if each.startswith("an ") else f"a {each!r}"
     return (
-        f"The contrast of {what!r} rests on {groups} {whom}, where they are fewest: how much groups differ is then known "
-        "from its prior as much as from the data (see bayeshlm.sensitivity). More units do not help; more groups do."
+        f"The contrast of {what!r} rests on {groups} {whom}, where they are fewest: how much groups differ is then "
+        "known from its prior as much as from data (see bayeshlm.sensitivity). More units do not help, more groups do."
     )

@@ -68,12 +68,15 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     weight = np.concatenate([a.weight, b.weight])
     scatter = np.concatenate([a.scatter, b.scatter])
     joint_weight, joint_mean, joint_scatter = pool(cell, len(codes), weight, mean, scatter)
+    log_weights, jacobians = (
+        np.bincount(cell, np.concatenate(pair), len(codes))
+        for pair in ((a.log_weights, b.log_weights), (a.jacobians, b.jacobians))
+    )
     return Statistics(
         a.model, layout, tuple(members), codes, np.bincount(cell, np.concatenate([a.count, b.count]), len(codes)),
         joint_weight, joint_mean, joint_scatter, a.shift, a.total_rows + b.total_rows, a.rows + b.rows,
         {k: a.missing.get(k, 0) + b.missing.get(k, 0) for k in {**a.missing, **b.missing}},
-        np.bincount(cell, np.concatenate([a.log_weights, b.log_weights]), len(codes)),
-        np.bincount(cell, np.concatenate([a.jacobians, b.jacobians]), len(codes)), residual,
+        log_weights, jacobians, residual,
         None if a.site is None or b.site is None else " and ".join(dict.fromkeys([a.site, b.site])),
     )  # fmt: skip
 

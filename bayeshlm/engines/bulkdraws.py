@@ -40,8 +40,8 @@ class BulkDraws:
     ----------
     errors : list of float
         Largest errors found of the conditional means and of the noise, in standard deviations.
-    evaluations : int
-        Factorisations made.
+    evaluations, noise_nodes : int
+        Factorisations made, and the nodes that solved for all draws.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class BulkDraws:
                     self.errors[kind] = errors[kind]
             if len(rules) == 2:
                 break
+        self.noise_nodes = len(rules[1].inverse)
         return self._interpolate(rules[0].weights(self.x), rules[1].weights(self.x), means, degree)
 
     def _at(self, place: Array) -> tuple[Bulk, list[Array]]:

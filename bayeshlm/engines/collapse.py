@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,12 @@ TYPICAL_EVALUATIONS = 15_000  # where every proposal has to be evaluated exactly
 
 
 class Collapsed(Protocol):
-    """log p(y | theta) with all effects integrated out, and draws of the effects."""
+    """log p(y | theta) with all effects integrated out, and draws of the effects.
+
+    `told` holds numbers about the draws, for the posterior's attrs.
+    """
+
+    told: dict[str, float]
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log posterior, log likelihood), (B,) each, for theta (B, d)."""
@@ -38,11 +43,10 @@ class Collapsed(Protocol):
 
 @dataclass(frozen=True)
 class Chosen:
-    """A collapsed density, where to start looking for its modes (None: anywhere), and what to say about it."""
+    """A collapsed density, where to start looking for its modes (None: anywhere)."""
 
     density: Collapsed
     starts: Array | None = None
-    attrs: dict[str, Any] = field(default_factory=dict)
 
 
 def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.random.Generator) -> Chosen:
@@ -70,7 +74,7 @@ def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.rand
         return Chosen(crossed)
     try:
         table = Tabulated(crossed, low, high, rng)
-        return Chosen(table, table.modes(rng), {"factorisations": table.evaluations})
+        return Chosen(table, table.modes(rng))
     except NotTabulatedError as error:
         seconds = TYPICAL_EVALUATIONS * crossed.crossing.bulk_size**3 / 3 / SPEED
         if seconds > MAX_SECONDS:

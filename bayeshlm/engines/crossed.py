@@ -58,6 +58,7 @@ class Crossed:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self.told: dict[str, float] = {}
         self.crossing = crossing = cross(problem)
         size, bulk = crossing.size, crossing.bulk_size
         self.width = size - bulk  # columns of the root, with the common effects and y

@@ -16,14 +16,14 @@ from bayeshlm.engines.base import constrain
 from bayeshlm.engines.marginal import Marginal
 
 Array = NDArray[np.float64]
-WORK = 2e8  # groups times thetas
+WORK = 2e7  # groups times thetas
 FEWEST = 200  # thetas, however many groups
 NUMBERS = 2**21  # per working array: 16 MB
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and standard deviation (k, groups) of a level's effects, and the largest Monte Carlo error of a mean in sds."""
+    """Mean and sd (k, groups) of a level's effects, and the largest Monte Carlo error of a mean in such sds."""
 
     mean: Array
     sd: Array

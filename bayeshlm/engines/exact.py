@@ -53,7 +53,7 @@ def fit_exact(
     low, high = search_box(problem)
     chosen = collapse(problem, low, high, draws * chains, sampling)
     marginal = chosen.density
-    attrs: dict[str, Any] = {"fallback": "", **chosen.attrs}
+    attrs: dict[str, Any] = {"fallback": ""}
     if problem.size == 0:  # known standard errors and no groups: nothing is left to sample
         theta = np.zeros((chains, draws, 0))
         density, _ = marginal.log_density(np.zeros((1, 0)))
@@ -94,6 +94,7 @@ def fit_exact(
             attrs["moments"] = note
     else:
         beta, drawn_effects = marginal.draw_effects(flat, effects_rng)
+        attrs |= marginal.told
     variables, coords = _name(statistics, problem, flat, beta, drawn_effects, (chains, draws))
     attrs["seconds"] = time.perf_counter() - began
     return EngineResult(variables, coords, stats, attrs, moments, moment_coords)
@@ -119,12 +120,14 @@ def _moments(
                 variables[block.name] = Variable(np.moveaxis(both, 1, 2), ("moment", level.name, block.dim))
             else:
                 variables[block.name] = Variable(both[:, 0], ("moment", level.name))
-    sizes = ", ".join(f"{layout.levels[problem.level_index[k]].name} ({problem.levels[k].groups:,} groups)" for k in found)
+    sizes = ", ".join(
+        f"{layout.levels[problem.level_index[k]].name} ({problem.levels[k].groups:,} groups)" for k in found
+    )
     error = max(result.error for result in found.values())
     note = (
         f"Of the effects of {sizes} means and standard deviations are kept instead of draws, averaged over "
-        f"{len(chosen):,} draws of the hyperparameters (Monte Carlo error of a mean at most {error:.2g} of its standard "
-        "deviation)."
+        f"{len(chosen):,} draws of the hyperparameters (Monte Carlo error of a mean at most {error:.2g} of its "
+        "standard deviation)."
     )
     return variables, coords, note
 

@@ -70,8 +70,8 @@ def check_proper(statistics: Statistics) -> None:
 def check_sigma(statistics: Statistics) -> None:
     """Refuse a sigma without bound above (flat prior, too few rows) or below (its rows are fitted perfectly).
 
-    With r rows and q flat coefficients that these rows alone tell, the likelihood falls like sigma^-(r - q) at infinity;
-    where rows of one category are explained without rest, it rises without bound at 0.
+    With r rows and q flat coefficients that these rows alone tell, the likelihood falls like sigma^-(r - q) at
+    infinity; where rows of one category are explained without rest, it rises without bound at 0.
     """
     if statistics.model.se is not None:
         return

@@ -1,8 +1,9 @@
 """log p(y_g | the other groups' rows, theta) for every group of a level at once, from the same statistics.
 
 Given theta everything is Gaussian, so a group is left out by arithmetic: the sweep's log density with all groups less
-the log density without the group. Only the group's ancestors change when it goes; each is swept anew from the sum of its
-other children, which is formed by adding, never by subtracting, so that nothing cancels when one group is nearly all.
+the log density without the group. Only the group's ancestors change when it goes; each is swept anew from the sum
+of its other children, which is formed by adding, never by subtracting, so that nothing cancels when one group is nearly
+all.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _constants(statistics: Statistics, index: int, groups: int) -> tuple[Array, 
 
 
 def _leaf(problem: Problem) -> tuple[Array, Array]:
-    """Innermost groups' pseudo-observations (k, c, groups) and what is left (c, c, groups), in units of the response."""
+    """Innermost groups' pseudo-observations (k, c, groups) and what is left (c, c, groups), before any noise."""
     return pivot_centred(*columns_first(problem), problem.levels[-1].columns)
 
 
@@ -200,7 +201,7 @@ def _without(problem: Problem, swept: list[Swept], level: int, roots: list[Array
         says, log_determinant = _eliminate(problem, upper, rows, rest, roots[upper])
         gone = gone + swept[upper].log_determinant[above] - log_determinant
         moments, above = says + swept[upper].others[:, :, above], problem.levels[upper].parent[above]
-    whole = (swept[0].says[:, :, :1] + swept[0].others[:, :, :1])  # (c, c, 1, B)
+    whole = swept[0].says[:, :, :1] + swept[0].others[:, :, :1]  # (c, c, 1, B)
     scale = np.sqrt(np.einsum("iigb->igb", _precision(problem, whole)))
     return np.asarray(gone + _root(problem, whole, scale) - _root(problem, moments, scale))
 

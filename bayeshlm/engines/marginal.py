@@ -21,6 +21,7 @@ from bayeshlm.engines.residuals import full_moments, pivot_centred, pooled
 Array = NDArray[np.float64]
 DIGITS = 1e-13  # share of the response's sum of squares that must be left for the density to have any digits
 MOST_OF = 0.9  # of the least residual there can be
+FEW_CLASSES = 4  # groups a class on average, from which drawing class by class pays
 CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
 
 
@@ -41,6 +42,8 @@ class Leaf:
         class, so that a million groups of equal size cost what one does.
     members : (classes,)
         Groups in each class.
+    kind : (groups,) int
+        Class of each group.
     products : sparse (parents * pairs, weights * classes)
         Maps the entries of V^-1 to the parents' cross products.
     """
@@ -50,6 +53,7 @@ class Leaf:
     rest: Array
     distinct: Array
     members: Array
+    kind: NDArray[np.int64]
     products: sparse.csr_array
 
 
@@ -86,6 +90,7 @@ class Marginal:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self.told: dict[str, float] = {}
         width = problem.width
         self.pairs = [(a, b) for a in range(width) for b in range(a, width)]
         if problem.split is not None:
@@ -268,7 +273,11 @@ class Marginal:
             rows = self.leaf.rows[..., None] if innermost else sweep.uppers[index].rows
             factor = self.leaf.factor[..., None] if innermost else sweep.uppers[index].factor
             precision = sigma**-2 if innermost else np.ones(batch)
-            effect = _draw_group(rows, factor, roots[index], precision, worth, rng)
+            if innermost and len(level.columns) > 1 and FEW_CLASSES * len(self.leaf.members) <= level.groups:
+                residual = _residual(rows, worth)
+                effect = draw_by_class(residual, self.leaf.distinct, self.leaf.kind, roots[index], precision, rng)
+            else:
+                effect = _draw_group(rows, factor, roots[index], precision, worth, rng)
             drawn.append(effect)
             lifted = np.einsum("ij,jgb->igb", level.lift, effect)
             for i, column in enumerate(level.columns):
@@ -291,8 +300,42 @@ def _draw_group(
     if k == 1:
         only = rows[0, -1] - np.einsum("cgb,cgb->gb", np.broadcast_to(rows[0, :-1], worth.shape), worth)
         return draw_given_residual(only[None], factor, root, precision, rng)
-    residual = rows[:, -1] - np.einsum("icgb,cgb->igb", np.broadcast_to(rows[:, :-1], (k, *worth.shape)), worth)
-    return draw_given_residual(residual, factor, root, precision, rng)
+    return draw_given_residual(_residual(rows, worth), factor, root, precision, rng)
+
+
+def _residual(rows: Array, worth: Array) -> Array:
+    """Pseudo-observations (k, groups, B) of y less what `worth` (c - 1, groups, B) accounts for."""
+    seen = np.broadcast_to(rows[:, :-1], (len(rows), *worth.shape))
+    return np.asarray(rows[:, -1] - np.einsum("icgb,cgb->igb", seen, worth))
+
+
+def draw_by_class(
+    residual: Array, distinct: Array, kind: NDArray[np.int64], root: Array, precision: Array, rng: np.random.Generator
+) -> Array:
+    """`draw_given_residual` where groups share their R: U = gain r + spread xi, with matrices found once a class.
+
+    `distinct` (k, k, classes) holds R of each class, `kind` (groups,) the class of each group.
+    """
+    k = root.shape[0]
+    scaled = np.einsum("iac,ajb->ijcb", distinct, root)
+    d = np.einsum("aicb,ajcb->ijcb", scaled, scaled) * precision
+    for i in range(k):
+        d[i, i] += 1.0
+    lower, inverse = small.cholesky(d), np.zeros_like(d)
+    for j in range(k):
+        unit = np.zeros(d.shape[1:])
+        unit[j] = 1.0
+        inverse[:, j] = small.solve_lower(lower, unit)
+    spread = np.einsum("iab,jacb->ijcb", root, inverse)
+    gain = np.einsum("ijcb,jacb,lacb->ilcb", spread, inverse, scaled) * precision
+    noise = rng.standard_normal(residual.shape)
+    out = np.empty_like(residual)
+    for each in range(distinct.shape[2]):
+        mine = np.flatnonzero(kind == each)
+        r, xi = residual[:, mine], noise[:, mine]
+        for i in range(k):
+            out[i, mine] = sum(gain[i, j, each] * r[j] + spread[i, j, each] * xi[j] for j in range(k))
+    return out
 
 
 def draw_given_residual(
@@ -373,7 +416,7 @@ def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
     )  # entries of groups of one parent and class add up here
     rest_by_parent = _sum_by_parent(rest[..., None], level.parent)[..., 0]
     members = np.bincount(kind.ravel(), minlength=classes).astype(float)
-    return Leaf(rows, factor, rest_by_parent, distinct.reshape(k, k, classes), members, products)
+    return Leaf(rows, factor, rest_by_parent, distinct.reshape(k, k, classes), members, kind.ravel(), products)
 
 
 def _sum_by_parent(values: Array, parent: NDArray[np.int64]) -> Array:

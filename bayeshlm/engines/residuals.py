@@ -90,7 +90,7 @@ def pivot_centred(weight: Array, mean: Array, scatter: Array, columns: tuple[int
 
 
 def full_moments(weight: Array, mean: Array, scatter: Array) -> Array:
-    """Cross products (c, c, ...) of (1, columns, y) from weight (...), mean (c - 1, ...) and scatter (c - 1, c - 1, ...)."""
+    """Cross products (c, c, ...) of (1, columns, y) from weight (...), mean (c - 1, ...), scatter (c-1, c-1, ...)."""
     width = len(mean) + 1
     full = np.empty((width, width, *weight.shape))
     full[0, 0] = weight

@@ -129,6 +129,7 @@ class Tabulated:
     def __init__(self, crossed: Crossed, low: Array, high: Array, rng: np.random.Generator) -> None:
         self.crossed, self.problem = crossed, crossed.problem
         self.evaluations = 0
+        self.told: dict[str, float] = {}
         self.region = Ellipsoid(np.zeros(0), np.zeros((0, 0)))
         self.values = np.empty((0, 0))
         start = moments(self.problem)
@@ -290,7 +291,11 @@ class Tabulated:
             known[:, part] = crossed.draw_root(top, mine, rng)
         bulk = BulkDraws(crossed, self.coordinates, x, sigma, known, rng)
         drawn = bulk.draw()
-        self.draw_errors, self.evaluations = bulk.errors, self.evaluations + bulk.evaluations
+        self.evaluations += bulk.evaluations
+        self.told = {
+            "factorisations": self.evaluations, "noise_nodes": bulk.noise_nodes,
+            "mean_error": bulk.errors[0], "noise_error": bulk.errors[1],
+        }  # fmt: skip
         betas = np.empty((batch, len(problem.common)))
         # Draws first in memory: that is how the posterior keeps them.
         effects = [np.empty((batch, len(v.columns), v.groups)).transpose(1, 2, 0) for v in problem.levels]

@@ -71,7 +71,7 @@ def flat(posterior: xr.DataTree, name: str) -> Array:
     if name in moments_of(posterior):
         raise DataError(
             f"Of {name!r} only means and standard deviations were kept (its level has too many groups); this needs "
-            'draws. Fit with effects="draws", and fewer draws if memory is short, or ask about a level with fewer groups.'
+            'draws. Fit with effects="draws", and fewer draws if memory is short, or ask for a level with fewer groups.'
         )
     values = dataset(posterior)[name].values
     return np.asarray(values.reshape(-1, *values.shape[2:]))

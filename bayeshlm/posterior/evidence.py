@@ -62,9 +62,9 @@ def evidence(posterior: xr.DataTree) -> Evidence:
     """Log marginal likelihood of a fit of the exact engine.
 
     For comparing models of the same rows: the difference of two log evidences is the log Bayes factor
-    (`Evidence.log_bayes_factor`). It weighs the priors as much as the likelihood: a prior ten times as vague costs up to
-    log 10 for each parameter, without any prediction getting worse. Choose priors that mean something before you use it,
-    and prefer `loo` where you care for prediction.
+    (`Evidence.log_bayes_factor`). It weighs the priors as much as the likelihood: a prior ten times as vague costs up
+    to log 10 for each parameter, without any prediction getting worse. Choose priors that mean something before you use
+    it, and prefer `loo` where you care for prediction.
 
     Parameters
     ----------
@@ -89,8 +89,8 @@ def evidence(posterior: xr.DataTree) -> Evidence:
     improper = [f"{name} ~ {prior}" for name, prior in model.complete_priors.items() if not prior.proper]
     if improper:
         raise PriorError(
-            f"No evidence under improper priors: {listed(improper)}. Their density has no scale, and the evidence would "
-            "inherit it. Give proper priors."
+            f"No evidence under improper priors: {listed(improper)}. Their density has no scale, and the evidence "
+            "would inherit it. Give proper priors."
         )
     attrs: dict[Any, Any] = posterior.attrs
     if attrs.get("engine") != "exact" or "log_evidence" not in attrs:

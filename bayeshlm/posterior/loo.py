@@ -76,14 +76,14 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
     undefined = [label for label, row in zip(labels, density, strict=True) if not np.isfinite(row).all()]
     if undefined:
         raise DataError(
-            f"Without group {listed(undefined)} of {statistics.layout.levels[index].name!r} a common effect with a flat (or "
-            "nearly flat) prior cannot be told, so that the group has no predictive density. Give it a narrower prior."
+            f"Without group {listed(undefined)} of {statistics.layout.levels[index].name!r} a common effect with a "
+            "(nearly) flat prior cannot be told, so that the group has no predictive density. Give it a narrower prior."
         )
     sizes = dataset(posterior).sizes
     shape = (sizes["chain"], sizes["draw"], len(labels))
     name = statistics.layout.levels[index].name
     values = xr.DataArray(density.T.reshape(shape), dims=("chain", "draw", name), coords={name: labels})
-    tree = xr.DataTree.from_dict({"log_likelihood": xr.Dataset({"group": values})})
+    tree = xr.DataTree.from_dict({"log_likelihood": xr.Dataset({f"log p({name})": values})})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pareto k, which is mended or said below
         result = arviz_loo(tree, pointwise=True, reff=_efficiency(posterior))
@@ -91,14 +91,14 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
 
 
 def _mended(result: Any, statistics: Statistics, index: int) -> ELPDData:
-    """Groups whose weights cannot be trusted: theta is integrated anew without them, which takes a fraction of a second.
+    """Groups whose weights cannot be trusted: theta is integrated anew without them, in a fraction of a second each.
 
     Their Pareto k becomes 0, as in `arviz_stats.reloo`; `influence_pareto_k` keeps the first one.
     """
     first = result.pareto_k.values.copy()
     bad = np.flatnonzero(~(first <= result.good_k))
     if not len(bad):
-        return result  # type: ignore[no-any-return]  # ArviZ is untyped
+        return result
     rng = np.random.default_rng(0)
     labels = statistics.labels(index)
     elpd, k = result.elpd_i.values.copy(), first.copy()
@@ -107,7 +107,7 @@ def _mended(result: Any, statistics: Statistics, index: int) -> ELPDData:
         try:
             rest, rest_k = log_evidence(without_group(statistics, index, int(group)), rng)
         except (PriorError, EngineError) as error:
-            raise DataError(f"Without group {labels[group]!r} there is no posterior to predict from: {error}") from error
+            raise DataError(f"Without group {labels[group]!r} there is no posterior to predict by: {error}") from error
         if rest_k <= MAX_PARETO_K:
             elpd[group], k[group] = whole - rest, 0.0
     result.p += float((result.elpd_i.values - elpd).sum())
@@ -123,7 +123,7 @@ def _mended(result: Any, statistics: Statistics, index: int) -> ELPDData:
             BayeshlmWarning,
             stacklevel=outside_package(),
         )
-    return result  # type: ignore[no-any-return]  # as above
+    return result
 
 
 def _level_index(statistics: Statistics, level: str | None) -> int:

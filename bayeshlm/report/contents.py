@@ -21,6 +21,7 @@ from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
 from bayeshlm.posterior.summarize import residual_note, summarize
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
+from bayeshlm.report.leaveout import LeftOut, left_out
 from bayeshlm.report.svg import shown, style
 from bayeshlm.spec.model import Model
 
@@ -69,6 +70,7 @@ class Contents:
     shares: tuple[tuple[str, float], ...]
     check: Plate | None
     check_verdict: str
+    left_out: LeftOut | None
     panels: tuple[Plate, ...]
     panels_left_out: int
     formula: str
@@ -104,7 +106,7 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
     summary = _summary(posterior)
     check = check_group_means(posterior, random_seed=0) if numbers else None
     components, ratios, shares = _variance(summary)
-    panels, left_out = _panels(posterior, summary) if numbers else ((), 0)
+    panels, beyond = _panels(posterior, summary) if numbers else ((), 0)
     drops, levels = description.data_table(posterior, statistics)
     name = model.terms.response.name
     return Contents(
@@ -120,7 +122,8 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         components=components, ratios=ratios, shares=shares,
         check=None if check is None else _check(check, name, model.family_spec.log_response and row_analysis(model)),
         check_verdict="" if check is None else _check_verdict(check),
-        panels=panels, panels_left_out=left_out,
+        left_out=left_out(posterior, statistics) if numbers else None,
+        panels=panels, panels_left_out=beyond,
         formula=model.formula, family=model.family, maths=tuple(description.maths(model, statistics)),
         source=Markup("\n").join(map(shown, pymc_source(statistics).splitlines())),
         priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,

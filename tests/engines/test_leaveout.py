@@ -75,7 +75,8 @@ def test_only_children_and_a_group_with_nearly_all_rows() -> None:
 def test_flat_common_effect_told_by_one_group_alone_is_nan() -> None:
     rng = np.random.default_rng(13)
     frame = make_frame(rng).assign(alone=lambda d: (d["a"] == 2).astype(float))
-    priors = {"Intercept": bh.Normal(0, 1), "alone": bh.Flat(), "1|a_sigma": bh.HalfNormal(1), "sigma": bh.HalfNormal(1)}
+    scales = {"1|a_sigma": bh.HalfNormal(1), "sigma": bh.HalfNormal(1)}
+    priors = {"Intercept": bh.Normal(0, 1), "alone": bh.Flat(), **scales}
     statistics = compress(bh.Model("y ~ alone + (1 | a)", priors=priors), frame)
     problem = build_problem(statistics)
     sigma, roots, _, _ = constrain(problem, rng.normal(0.0, 0.4, (2, problem.size)))

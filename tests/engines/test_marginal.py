@@ -9,7 +9,7 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
 from bayeshlm.engines.base import Problem, build_problem, constrain, correlation_root
-from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.marginal import Marginal, draw_by_class, draw_given_residual
 from tests.engines.dense import CASES, build, make_frame, make_model
 
 
@@ -180,3 +180,17 @@ def test_prior_integrates_to_one_in_normal_scores(prior: object) -> None:
     problem = build_problem(compress(model, make_frame(rng)))
     total, _ = quad(lambda t: np.exp(constrain(problem, np.array([[t]]))[3][0]), -12, 12, limit=200)
     assert total == pytest.approx(1.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_drawing_by_class_is_drawing_group_by_group(k: int) -> None:
+    """The same random numbers give the same effects, also where a standard deviation is 0."""
+    rng = np.random.default_rng(11)
+    kind, batch = rng.integers(0, 4, 30), 6
+    distinct = np.triu(rng.normal(size=(4, k, k))).transpose(1, 2, 0)
+    root = np.tril(rng.normal(size=(batch, k, k))).transpose(1, 2, 0)
+    root[0, 0, 0] = 0.0
+    residual, precision = rng.normal(size=(k, 30, batch)), rng.uniform(0.5, 2, batch)
+    whole = draw_given_residual(residual, distinct[:, :, kind, None], root, precision, np.random.default_rng(1))
+    classed = draw_by_class(residual, distinct, kind, root, precision, np.random.default_rng(1))
+    np.testing.assert_allclose(classed, whole, rtol=1e-12, atol=1e-12)

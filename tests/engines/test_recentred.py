@@ -26,7 +26,10 @@ def year_frame() -> pd.DataFrame:
     return frame
 
 
-def model(formula: str, intercept: bh.HalfCauchy | bh.Uniform = bh.HalfCauchy(500)) -> bh.Model:
+WIDE = bh.HalfCauchy(500)
+
+
+def model(formula: str, intercept: bh.HalfCauchy | bh.Uniform = WIDE) -> bh.Model:
     bare = bh.Model(formula)
     priors = {"coefficient": bh.Normal(0, 1000), "scale": bh.HalfNormal(1), "correlation": bh.LKJ(1.5)}
     given = {name: priors[kind] for name, kind in bare.parameters.items()}

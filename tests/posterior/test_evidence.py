@@ -78,7 +78,7 @@ def test_improper_priors_and_untrusted_weights_are_refused(frame: pd.DataFrame) 
         bh.evidence(bh.fit(flat, frame, random_seed=1))
     posterior = bh.fit(bh.Model("y ~ x + (1 | g)", priors=PRIORS), frame, random_seed=1)
     posterior.attrs["fallback"] = "the hyperparameters were drawn by NUTS on the collapsed model instead."
-    with pytest.raises(bh.errors.EngineError, match="could not be trusted.*NUTS on the collapsed model"):
+    with pytest.raises(bh.errors.EngineError, match=r"could not be trusted.*NUTS on the collapsed model"):
         bh.evidence(posterior)
     posterior.attrs |= {"fallback": "", "engine": "nuts"}
     with pytest.raises(bh.errors.EngineError, match="made by 'nuts'"):

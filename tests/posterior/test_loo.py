@@ -17,8 +17,8 @@ SLOPES = bh.Model(
     "y ~ x + (1 + x | g)",
     weights="w",
     priors={
-        "Intercept": bh.Normal(0, 3), "x": bh.Normal(0, 2), "1|g_sigma": bh.HalfNormal(1), "x|g_sigma": bh.HalfNormal(1),
-        "corr|g": bh.LKJ(2), "sigma": bh.HalfNormal(1),
+        "Intercept": bh.Normal(0, 3), "x": bh.Normal(0, 2), "1|g_sigma": bh.HalfNormal(1),
+        "x|g_sigma": bh.HalfNormal(1), "corr|g": bh.LKJ(2), "sigma": bh.HalfNormal(1),
     },
 )  # fmt: skip
 
@@ -26,7 +26,8 @@ SLOPES = bh.Model(
 def slopes_frame() -> pd.DataFrame:
     rng = np.random.default_rng(3)
     frame = pd.DataFrame({"g": np.repeat(list("abcdef"), 8), "x": rng.normal(0, 1, 48), "w": rng.uniform(0.5, 2, 48)})
-    frame["y"] = frame["x"] * np.repeat(rng.normal(1, 0.5, 6), 8) + rng.normal(0, 0.5, 48) + np.repeat(rng.normal(0, 1, 6), 8)
+    slopes, noise = np.repeat(rng.normal(1, 0.5, 6), 8), rng.normal(0, 0.5, 48)
+    frame["y"] = frame["x"] * slopes + noise + np.repeat(rng.normal(0, 1, 6), 8)
     return frame
 
 
@@ -78,7 +79,8 @@ def test_dims_labels_and_default_level() -> None:
     result = bh.loo(posterior)
     xr.testing.assert_identical(bh.loo(posterior, "method:instructor").elpd_i, result.elpd_i)
     assert result.elpd_i.dims == ("method:instructor",)
-    assert result.elpd_i["method:instructor"].values.tolist() == posterior["posterior"]["method:instructor"].values.tolist()
+    labels = posterior["posterior"]["method:instructor"].values.tolist()
+    assert result.elpd_i["method:instructor"].values.tolist() == labels
     assert result.n_data_points == 20
     assert result.n_samples == 4000
 
@@ -103,7 +105,7 @@ def test_refusals() -> None:
     with pytest.raises(bh.errors.DataError, match="no levels"):
         bh.loo(bh.fit(plain, frame, random_seed=1))
     posterior = bh.fit(SLOPES, frame, random_seed=1)
-    with pytest.raises(bh.errors.DataError, match="'pupil' is no level.*'g'"):
+    with pytest.raises(bh.errors.DataError, match=r"'pupil' is no level.*'g'"):
         bh.loo(posterior, "pupil")
     alone = frame.assign(x=np.where(frame["g"] == "b", frame["x"], 0.0))
     flat = bh.Model("y ~ x + (1 | g)", priors={
