@@ -33,6 +33,7 @@ Sampler = Callable[[Statistics, int, int], Draws]  # (statistics, draws, seed) -
 Generator = Callable[[Mapping[str, Any] | None, np.random.SeedSequence], World]  # (params, seed) -> world
 EVERY = 20  # of so many replicates one goes through rows, the others through statistics drawn as such
 TRIALS = 5  # worlds tried before the work, to see that model, design and engine go together
+CHAINS, SHORTEST = 4, 250  # of engines that sample by Markov chains, and draws in each, to judge convergence by
 LONGER = 4  # times as many draws where the first did not tell enough
 ENOUGH = 0.5  # effective share of the draws below which that is so
 
@@ -139,16 +140,18 @@ class Analysis:
         assert isinstance(self.engine, str)
         for longer in (1, LONGER):
             tree: Any = fit(
-                self.fit_model, statistics if data is None else data, engine=self.engine, draws=longer * self.draws,
-                chains=4, random_seed=seed, progress=False,
+                self.fit_model, statistics if data is None else data, engine=self.engine,
+                draws=longer * max(self.draws, SHORTEST), chains=CHAINS, random_seed=seed, progress=False,
             )  # fmt: skip
             values = {str(n): v.values for n, v in tree["posterior"].data_vars.items()}
             ess = smallest_ess(values, statistics)
             if ess >= self.draws:
-                thinned = {n: v.reshape(-1, *v.shape[2:])[:: 4 * longer] for n, v in values.items()}
+                kept = np.linspace(0, CHAINS * tree["posterior"].sizes["draw"] - 1, self.draws).round().astype(int)
+                thinned = {name: v.reshape(-1, *v.shape[2:])[kept] for name, v in values.items()}
                 return thinned, {**quiet, "ess": ess}
         raise EngineError(
-            f"{4 * LONGER * self.draws} draws are worth {ess:.0f} independent ones, fewer than the {self.draws} wanted."
+            f"{CHAINS * tree['posterior'].sizes['draw']} draws are worth {ess:.0f} independent ones, fewer than the "
+            f"{self.draws} wanted."
         )
 
 

@@ -28,7 +28,8 @@ from bayeshlm.posterior.draws import find_level, values_of
 Array = NDArray[np.float64]
 POINTS = 1024  # proposals; at the efficiencies accepted, at least 300 effective draws
 MIN_EFFICIENCY = 0.3  # stricter than the engine, which looks again at what is between
-WIDE_SHARE, WIDE = 0.3, 2.0  # halves the fits that need adaptation, at an efficiency of 0.67 for 0.76 (72 fits)
+FEW = 50  # effective points that tell a mean and a covariance
+WIDE_SHARE, WIDE = 0.3, 2.0  # halves the fits that need a second try, at an efficiency of 0.67 for 0.76 (72 fits)
 ENGINE_DRAWS = 1000  # where the engine takes over
 
 
@@ -91,12 +92,16 @@ def _importance(
     if not np.isfinite(mode[0]):
         return None
     proposal = _widened(importance.laplace([mode]).components[0])
-    theta = _resample(log_density, proposal, rng)
-    if theta is None:
+    theta, weight = _weigh(log_density, proposal, rng)
+    if not _good(weight) and 1 / np.sum(weight**2) >= FEW:
+        proposal = _widened(_matched(theta, weight))
+        theta, weight = _weigh(log_density, proposal, rng)
+    if not _good(weight):
         proposal, _ = importance.adapt(log_density, proposal, rng)
-        theta = _resample(log_density, proposal, rng)
-    if theta is None:
+        theta, weight = _weigh(log_density, proposal, rng)
+    if not _good(weight):
         return None
+    theta = _resample(theta, weight, rng)
     level = find_level(statistics, by)
     depth = 0 if level is None else 1 + problem.level_index.index(statistics.layout.levels.index(level))
     beta, effects = marginal.draw_effects(theta, rng, levels=depth)
@@ -114,24 +119,38 @@ def _widened(component: importance.Component) -> importance.Proposal:
     return importance.Proposal((importance.Component(1 - WIDE_SHARE, component.location, component.root), wide))
 
 
-def _resample(
-    log_density: importance.LogDensity, proposal: importance.Proposal, rng: np.random.Generator
-) -> Array | None:
-    """(POINTS, d) draws of theta, or None where the weights are not good enough.
+def _matched(theta: Array, weight: Array) -> importance.Component:
+    """The t with the weighted points' mean and covariance (which is 2 times its scale matrix at 4 degrees)."""
+    mean = weight @ theta
+    covariance = ((theta - mean).T * weight) @ (theta - mean)
+    root = np.linalg.cholesky(covariance / 2 + 1e-9 * np.eye(len(mean)))
+    return importance.Component(1.0, mean, root)
 
-    Systematic resampling (Kitagawa 1996, J. of Computational and Graphical Statistics 5(1), appendix): a point is taken
-    as often as its weight says, but for less than one.
-    """
+
+def _weigh(
+    log_density: importance.LogDensity, proposal: importance.Proposal, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """(POINTS, d) points of a proposal and their normalised weights; NaN where the density is 0 at all of them."""
     theta = proposal.sample(POINTS, rng)
     log_weight = log_density(theta) - proposal.logpdf(theta)
-    top = log_weight.max()
-    if not np.isfinite(top):
-        return None
-    weight = np.exp(log_weight - top)
-    weight /= weight.sum()
-    good = 1 / np.sum(weight**2) >= MIN_EFFICIENCY * POINTS
-    if not good or not importance.pareto_k(log_weight) <= importance.MAX_PARETO_K:
-        return None
+    with np.errstate(invalid="ignore"):
+        weight = np.exp(log_weight - log_weight.max())
+        return theta, weight / weight.sum()
+
+
+def _good(weight: Array) -> bool:
+    """Whether weights can stand for a posterior; NaN never can."""
+    if not 1 / np.sum(weight**2) >= MIN_EFFICIENCY * POINTS:
+        return False
+    with np.errstate(divide="ignore"):
+        return importance.pareto_k(np.log(weight)) <= importance.MAX_PARETO_K
+
+
+def _resample(theta: Array, weight: Array, rng: np.random.Generator) -> Array:
+    """As many points, each as often as its weight says but for less than one: systematic resampling.
+
+    Kitagawa (1996), J. of Computational and Graphical Statistics 5(1), appendix.
+    """
     steps = (np.arange(POINTS) + rng.uniform()) / POINTS
     return np.asarray(theta[np.minimum(np.searchsorted(np.cumsum(weight), steps), POINTS - 1)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -326,3 +327,34 @@ def test_where_every_replicate_fails_there_is_no_verdict(monkeypatch) -> None:
     monkeypatch.setattr(module, "rank", broken)
     with pytest.warns(BayeshlmWarning), pytest.raises(EngineError, match="All 3 replicates failed"):
         bh.sbc(MODEL, DESIGN, replicates=3, draws=19, **OPTIONS)
+
+
+def test_markov_chains_are_thinned_by_their_effective_size(monkeypatch) -> None:
+    """The way of engines that sample by Markov chains, with the exact engine's chains made sticky."""
+    from bayeshlm import fit as package_fit
+    from bayeshlm.engines.select import Choice
+    from bayeshlm.studies import analysis
+
+    asked = []
+
+    def sticky(repeats: int):
+        def chains(model, data, *, engine, draws, chains, random_seed, progress):
+            asked.append(draws)
+            tree = package_fit(model, data, draws=draws, chains=chains, random_seed=random_seed)
+            posterior = tree["posterior"].to_dataset()
+            return {"posterior": posterior.isel(draw=np.arange(draws) // repeats)}
+
+        return chains
+
+    monkeypatch.setattr(analysis, "choose_engine", lambda *_: Choice("nuts", "asked for"))
+    module = sys.modules["bayeshlm.fit"]
+    for repeats, calls in ((1, [250]), (15, [250, 1000])):
+        asked.clear()
+        monkeypatch.setattr(module, "fit", sticky(repeats))
+        done = analysis.Analysis(MODEL, MODEL, DESIGN, None, "auto", 99).replicate(1, np.random.SeedSequence(3))
+        assert asked == calls
+        assert done.draws["1|a"].shape == (99, 6)
+        assert done.notes["ess"] >= 99
+    monkeypatch.setattr(module, "fit", sticky(200))
+    with pytest.raises(EngineError, match=r"4000 draws are worth \d+ independent ones, fewer than the 99 wanted"):
+        analysis.Analysis(MODEL, MODEL, DESIGN, None, "auto", 99).replicate(1, np.random.SeedSequence(3))
