@@ -21,7 +21,8 @@ def factorize(column: nw.Series[Any], name: str) -> tuple[Codes, list[Any]]:
     native = column.to_native()
     codes, unique = pd.factorize(native if isinstance(native, pd.Series) else column.to_numpy())
     labels = plain_labels(name, unique.tolist() if isinstance(unique, np.ndarray | pd.Index) else list(unique))
-    order = sorted(range(len(labels)), key=labels.__getitem__)
+    numbers = bool(labels) and isinstance(labels[0], int)
+    order = np.argsort(np.array(labels)).tolist() if numbers else sorted(range(len(labels)), key=labels.__getitem__)
     rank = np.empty(len(labels) + 1, dtype=np.int64)
     rank[order] = np.arange(len(labels))
     rank[-1] = -1  # pandas' code of what is missing stays -1, and never becomes the last group

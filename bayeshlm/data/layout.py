@@ -270,6 +270,9 @@ def plain(value: Any) -> int | str:
 
 def plain_labels(name: str, values: Sequence[Any]) -> list[Any]:
     """Plain labels of distinct values, all of one type. Raises DataError where two become the same."""
+    kinds = set(map(type, values))
+    if kinds == {str} or (kinds == {int} and min(values) > -(2**63) and max(values) < 2**63):
+        return list(values)  # plain already, and distinct as they came: a million labels need no look at each
     labels: list[Any] = [plain(value) for value in values]
     if len({type(label) for label in labels}) > 1:  # labels of several types are compared as text
         labels = [str(label) for label in labels]

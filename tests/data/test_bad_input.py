@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.errors import BayeshlmWarning, DataError, EngineError
+from bayeshlm.errors import BayeshlmWarning, DataError, EngineError, FormulaError
 from tests.data.tables import IN_MEMORY, table
 
 
@@ -61,6 +61,14 @@ CASES = {
                             "has 300 of them"),
     "not a frame": (X, {"y": [1]}, DataError, "data is a dict"),
     "no such file": (X, "nowhere.csv", DataError, "No file at 'nowhere.csv'"),
+    "formula syntax": ("y ~ x +", table(), FormulaError, "nothing stands after the last operator"),
+    "unknown function": ("y ~ sine(x) + (1 | school)", table(), FormulaError, "Unknown function 'sine'"),
+    "code in a formula": ("y ~ x.real + (1 | school)", table(), FormulaError, "outside the formula grammar"),
+    "a unit's own level": ("y ~ 1 + (1 | row)", nested(), DataError,
+                           "one row in each of its 80 groups: its variance cannot be told from the residual variance"),
+    "numbers as objects": ("y ~ price + (1 | school)", table().assign(
+        price=lambda d: [Decimal(int(g)) for g in d.grade]), DataError, "'price' holds numbers, but its type is object"),
+    "a database without its table": (X, "data.duckdb::t", DataError, "No file at 'data.duckdb'"),
     "no data": (X, None, DataError, "data is a NoneType"),
 }  # fmt: skip
 
@@ -68,12 +76,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_refused(case):
     model, data, error, fragment = CASES[case]
-    if isinstance(model, str):
-        model = bh.Model(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BayeshlmWarning)  # default priors, dropped rows: not the point here
         with pytest.raises(error) as caught:
-            bh.fit(model, data, draws=10, chains=1, random_seed=0)
+            bh.fit(bh.Model(model) if isinstance(model, str) else model, data, draws=10, chains=1, random_seed=0)
     assert fragment in str(caught.value)
 
 
@@ -178,6 +184,50 @@ def test_integers_do_not_wrap():
     for make in IN_MEMORY.values():
         found = bh.compress(bh.Model("y ~ x + (1 | school)"), make(d))
         assert found.total()[2][1, 1] == pytest.approx(d.y.astype(float).var(ddof=0) * len(d), rel=1e-12)
+
+
+def test_a_million_labels_keep_their_types_and_order():
+    d = pd.DataFrame({"y": np.arange(40.0) % 7, "g": np.arange(40) % 20 - 5, "t": [f"t{k % 20}" for k in range(40)]})
+    found = bh.compress(bh.Model("y ~ 1 + (1 | g) + (1 | t)"), d)
+    assert found.labels(0) == list(range(-5, 15))
+    assert {type(label) for label in found.labels(0)} == {int}
+    assert found.labels(1) == sorted(f"t{k}" for k in range(20))
+
+
+def test_a_missing_group_never_joins_the_last_one():
+    """pandas codes what is missing as -1, which as an index means the last group."""
+    d = pd.DataFrame({"y": [1.0, 2.0, 3.0, 4.0, 100.0], "g": ["a", "a", "b", "b", None]})
+    for make in IN_MEMORY.values():
+        with pytest.warns(BayeshlmWarning, match=r"1 of 5 rows dropped .*'g' \(1\)"):
+            found = bh.compress(bh.Model("y ~ 1 + (1 | g)"), make(d))
+        np.testing.assert_allclose(found.mean[:, 0] + found.shift[0], [1.5, 3.5])
+
+
+def test_a_database_names_its_tables(tmp_path):
+    import duckdb
+
+    file = tmp_path / "d.duckdb"
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE TABLE scores AS SELECT 1.0 AS y")
+    with pytest.raises(DataError, match="has no table 'score'; it has 'scores'"):
+        bh.compress(bh.Model("y ~ 1"), f"{file}::score")
+    with pytest.raises(DataError, match="is a database; name the table too"):
+        bh.compress(bh.Model("y ~ 1"), file)
+    (tmp_path / "no.duckdb").write_text("no database")
+    with pytest.raises(DataError, match="cannot be read"):
+        bh.compress(bh.Model("y ~ 1"), f"{tmp_path / 'no.duckdb'}::scores")
+
+
+def test_an_integer_beyond_64_bits_is_an_error_and_not_another_group():
+    import duckdb
+
+    relation = duckdb.connect().sql(
+        "SELECT y, (2::HUGEINT ** 90)::HUGEINT + y::INT AS g FROM (VALUES (1.0), (2.0)) t(y)"
+    )
+    with pytest.raises(DataError, match="cannot be read"):
+        bh.compress(bh.Model("y ~ 1 + (1 | g)"), relation)
+    small = duckdb.connect().sql("SELECT y, (9007199254740992::HUGEINT + y::INT) AS g FROM (VALUES (1.0), (2.0)) t(y)")
+    assert bh.compress(bh.Model("y ~ 1 + (1 | g)"), small).labels(0) == [9007199254740993, 9007199254740994]
 
 
 def test_a_row_broken_late_in_a_file_is_a_data_error(tmp_path):
