@@ -67,7 +67,7 @@ CASES = {
     "a unit's own level": ("y ~ 1 + (1 | row)", nested(), DataError,
                            "one row in each of its 80 groups: its variance cannot be told from the residual variance"),
     "numbers as objects": ("y ~ price + (1 | school)", table().assign(
-        price=lambda d: [Decimal(int(g)) for g in d.grade]), DataError, "'price' holds numbers, but its type is object"),
+        price=lambda d: [Decimal(int(g)) for g in d.grade]), DataError, "holds numbers, but its type is object"),
     "a database without its table": (X, "data.duckdb::t", DataError, "No file at 'data.duckdb'"),
     "no data": (X, None, DataError, "data is a NoneType"),
 }  # fmt: skip
