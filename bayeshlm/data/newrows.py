@@ -40,6 +40,8 @@ class NewRows:
         Groups the fit did not know, each the values of the level's columns.
     labels : mapping of str to (codes, labels)
         Columns that were asked for as groupings.
+    part : (rows,) int
+        Category whose sigma a row has; zeros where all share one.
     """
 
     count: int
@@ -48,6 +50,7 @@ class NewRows:
     codes: tuple[Codes, ...]
     new: tuple[Members, ...]
     labels: Mapping[str, tuple[Codes, list[Any]]]
+    part: Codes
 
 
 def bind_rows(
@@ -57,6 +60,7 @@ def bind_rows(
     *,
     numbers: Mapping[str, Node] | None = None,
     groupings: Sequence[str] = (),
+    residual: str | None = None,
 ) -> NewRows:
     """Evaluate the layout's columns on other rows.
 
@@ -72,6 +76,8 @@ def bind_rows(
         Further expressions to be evaluated (standard errors, weights, offset, trials), by what they are.
     groupings : sequence of str
         Further columns to be read as labels.
+    residual : str, optional
+        Column whose categories have a sigma each.
 
     Raises
     ------
@@ -131,6 +137,7 @@ def bind_rows(
     return NewRows(
         len(table), values, extra, tuple(codes for codes, _ in matched),
         tuple(new for _, new in matched), {name: coded[name] for name in groupings},
+        np.zeros(len(table), dtype=np.int64) if residual is None else indicators[residual],
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bayeshlm.data.cells import row_weight
 from bayeshlm.data.frames import Rows, collect
 from bayeshlm.data.groups import combine, factorize
+from bayeshlm.data.layout import residual_column
 from bayeshlm.data.statistics import Statistics, complete_rows, moments
 from bayeshlm.data.support import STATUSES, status
 from bayeshlm.spec.model import Model
@@ -51,6 +52,8 @@ class Table:
         Position in `STATUSES` (none, left, right, interval).
     upper : (rows,)
         Upper end of intervals; 0 elsewhere.
+    part : (rows,) int
+        Category of `Layout.residual`; zeros where all rows share one sigma.
     joined : bool
         Whether equal rows were joined.
     """
@@ -64,6 +67,7 @@ class Table:
     offset: Array
     status: Codes
     upper: Array
+    part: Codes
     joined: bool
 
     @property
@@ -78,7 +82,7 @@ def table_to_dataset(table: Table) -> xr.Dataset | None:
     rows, width = table.columns.shape
     if 8 * rows * (width + len(table.statistics.layout.levels) + 5) > MOST_STORED:
         return None
-    of_rows = {name: (("row",), getattr(table, name)) for name in ("response", "weight", "trials", "offset")}
+    of_rows = {name: (("row",), getattr(table, name)) for name in ("response", "weight", "trials", "offset", "part")}
     design = {"columns": (("row", "column"), table.columns), "codes": (("row", "level"), table.codes)}
     coords = {
         "column": [column.label for column in table.statistics.layout.columns],
@@ -123,6 +127,9 @@ def _columns(model: Model, rows: Rows) -> dict[str, nw.Expr]:
     layout = rows.layout
     out = {f"k{j}": nw.col(rows.names[key]) for j, key in enumerate(_keys(layout.levels))}
     out |= {f"x{k}": rows.column(column) for k, column in enumerate(layout.columns) if k}
+    spread = residual_column(model)
+    if spread is not None:
+        out["r"] = nw.col(rows.names[spread])
     out["y"] = rows.evaluate(model.terms.response)
     trials = rows.trials(model)
     if trials is not None:
@@ -176,10 +183,14 @@ def _assemble(model: Model, rows: Rows, statistics: Statistics, values: Any, joi
     # Groups come back in any order; the same rows must make the same table, since the draws depend on it.
     order = np.lexsort((offset, *reversed(columns), *reversed(codes))) if joined else np.arange(count)
     stacked = np.stack(codes, axis=1) if codes else np.zeros((count, 0), dtype=np.int64)
+    part = np.zeros(count, dtype=np.int64)
+    if layout.residual is not None and "r" in values.columns:
+        of_row, labels = factorize(values["r"], layout.residual.name)
+        part = np.array([layout.residual.labels.index(label) for label in labels], dtype=np.int64)[of_row]
     return Table(
         statistics, stacked[order], np.stack(columns, axis=1)[order], response[order], numbers("w", 1.0)[order],
         numbers("t", 1.0)[order], offset[order], _status(model, response, values)[order], numbers("u", 0.0)[order],
-        joined,
+        part[order], joined,
     )  # fmt: skip
 
 

@@ -250,6 +250,9 @@ def _named(statistics: Statistics, tree: xr.DataTree) -> tuple[dict[str, Variabl
             both = (f"{level.name}_effect", f"{level.name}_effect_other")
             dims[f"corr|{level.name}"] = both
             coords |= {dim: [level.effect_labels[p] for p in positions] for dim in both}
+    if layout.residual is not None:
+        dims["sigma"] = _block_dims(layout.residual)
+        coords[layout.residual.dim] = list(layout.residual.labels)
     posterior = tree["posterior"]
     variables = {
         name: Variable(np.asarray(posterior[name].values, dtype=float), dims.get(name, ()))

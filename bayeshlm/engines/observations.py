@@ -37,8 +37,11 @@ class Observations:
         The columns' means.
     response_shift : float
         Mean of the response where effects add to it (or to its log, for lognormal), else 0.
-    rest : (float, int) or None
-        Sum of squares that no row shows, sigma^2 times a chi-square variable, and its degrees of freedom.
+    part : (rows,) int
+        Category whose sigma a row has; zeros where all share one.
+    rest : tuple of (float, int, int)
+        Sums of squares that no row shows: sigma^2 times a chi-square variable, its degrees of freedom, and the category
+        whose sigma it is. At most one a category.
     rows : bool
         Whether these are the user's rows.
     """
@@ -54,7 +57,8 @@ class Observations:
     upper: Array
     shift: Array
     response_shift: float
-    rest: tuple[float, int] | None
+    part: Codes
+    rest: tuple[tuple[float, int, int], ...]
     rows: bool
 
     @property
@@ -67,7 +71,8 @@ def from_table(table: Table) -> Observations:
     shift = table.statistics.shift[:-1]
     return Observations(
         table.columns[:, 0], table.columns[:, 1:] - shift, table.codes, table.response, table.weight, table.trials,
-        table.offset, table.status, table.upper, shift, response_shift(table.statistics), None, not table.joined,
+        table.offset, table.status, table.upper, shift, response_shift(table.statistics), table.part, (),
+        not table.joined,
     )  # fmt: skip
 
 
@@ -75,9 +80,9 @@ def from_statistics(statistics: Statistics) -> Observations:
     """Rows that carry the same information as the sums: rotated ones, as many as there are unknowns to inform.
 
     In each cell the rows are rotated (by Gram and Schmidt, from the cross products): its mean, a direction for each
-    column whose slope varies between groups, and the rest. The rests of all cells together have a direction for each
-    other column; what is left after these is a sum of squares that no effect changes. A rotation of independent normal
-    errors leaves them independent, so nothing is lost, whatever the parameters.
+    column whose slope varies between groups, and the rest. The rests of all cells with the same sigma together have a
+    direction for each other column; what is left after these is a sum of squares that no effect changes. A rotation of
+    independent normal errors of equal variance leaves them independent, so nothing is lost, whatever the parameters.
     """
     layout = statistics.layout
     within_fit(statistics)  # refuses a response that is a function of the columns but for rounding
@@ -88,21 +93,27 @@ def from_statistics(statistics: Statistics) -> Observations:
     which, cell = np.nonzero(informative)
     directions = rotated[which, :, cell]
     others = tuple(k for k in range(len(layout.columns) - 1) if k + 1 not in slopes)
-    pooled, left = pivot(rest.sum(axis=2), others)
-    pooled = pooled[(pooled != 0).any(axis=1)]
+    parts = 1 if layout.residual is None else len(layout.residual.labels)
+    together = [pivot(rest[:, :, statistics.residual == part].sum(axis=2), others) for part in range(parts)]
+    shown = [pooled[(pooled != 0).any(axis=1)] for pooled, _ in together]
+    pooled = np.concatenate(shown)
+    part = np.concatenate([
+        statistics.residual, statistics.residual[cell], np.repeat(np.arange(parts), [len(rows) for rows in shown])
+    ])  # fmt: skip
     values = np.concatenate([statistics.mean, directions, pooled])
     codes = np.concatenate([statistics.codes, statistics.codes[cell], np.zeros((len(pooled), len(layout.levels)), int)])
     constant = np.concatenate([np.ones(count), np.zeros(len(directions) + len(pooled))])
     size = len(constant)
-    free = statistics.rows - size
+    free = np.bincount(statistics.residual, statistics.count, parts) - np.bincount(part, minlength=parts)
     # A sum of squares of exactly 0 would have density 0 or infinity; the smallest number has the same shape in sigma.
-    square = max(float(left[-1, -1]), float(np.finfo(float).tiny))
+    squares = [max(float(left[-1, -1]), float(np.finfo(float).tiny)) for _, left in together]
+    left_over = tuple((squares[k], int(free[k]), k) for k in range(parts) if free[k] > 0)
     known = statistics.model.se is not None
     weight = np.concatenate([statistics.weight, np.ones(size - count)])
     return Observations(
         constant, values[:, :-1], codes, values[:, -1], weight, np.ones(size), np.zeros(size),
         np.zeros(size, dtype=np.int64), np.zeros(size), statistics.shift[:-1], response_shift(statistics),
-        None if known or free <= 0 else (square, free), False,
+        part, () if known else left_over, False,
     )  # fmt: skip
 
 

@@ -254,17 +254,23 @@ class Builder:
                 if column and 0 not in level.columns:  # no intercept of the level's own absorbs the columns' centring
                     values = values + self.get("constant") * self.get("column_means")[column - 1]
                 eta = eta + effects[position][of_row] * values
-        extra = {name: positive(name, self.model.complete_priors[name]) for name, _ in model.extra}
+        spread, priors = self.layout.residual, model.complete_priors
+        extra = {
+            name: positive(name, priors[name], dims=_dims(spread) if spread is not None and name == "sigma" else ())
+            for name, _ in model.extra
+        }
+        sigmas: Any = extra.get("sigma")
+        if spread is not None:
+            extra["sigma"] = extra["sigma"][self.get("part")]
         name = self.name.response
         natural = observations.rows or model.censored is not None or not model.family_spec.moments_suffice
         if not natural:  # gaussian or lognormal, compressed: on the scale on which effects add, about the mean
-            spread = extra.get("sigma", 1.0) / pt.sqrt(self.get("weight"))
-            pm.Normal(name, eta, spread, observed=self.get("observed"), dims=ROWS)
-            if observations.rest is not None:
+            sd = extra.get("sigma", 1.0) / pt.sqrt(self.get("weight"))
+            pm.Normal(name, eta, sd, observed=self.get("observed"), dims=ROWS)
+            if observations.rest:
                 free = self.get("rest_free")
-                pm.Gamma(
-                    self.name(f"{name}_rest"), free / 2, 0.5 / extra["sigma"] ** 2, observed=self.get("rest_square")
-                )
+                of_rest = sigmas if spread is None else sigmas[self.get("rest_part")]
+                pm.Gamma(self.name(f"{name}_rest"), free / 2, 0.5 / of_rest**2, observed=self.get("rest_square"))
             return
         eta = eta + self.get("response_mean")
         parts = {"eta": eta, "weight": self.get("weight"), "trials": self.get("trials"), **extra}

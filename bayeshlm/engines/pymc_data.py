@@ -39,6 +39,7 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
         "trials": Data(observations.trials, (ROWS,)),
         "offset": Data(observations.offset, (ROWS,)),
         "upper": Data(observations.upper, (ROWS,)),
+        "part": Data(observations.part, (ROWS,)),
     }
     for plan in plans:
         level = layout.levels[plan.index].name
@@ -48,9 +49,10 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
     if statistics.model.censored is not None:
         found = {word: np.flatnonzero(observations.status == k) for k, word in enumerate(STATUSES)}
         data |= {f"status {word}": Data(where) for word, where in found.items() if len(where)}
-    if observations.rest is not None:
-        data |= {"rest_square": Data(np.asarray(observations.rest[0]))}
-        data |= {"rest_free": Data(np.asarray(float(observations.rest[1])))}
+    if observations.rest:
+        squares, free, parts = zip(*observations.rest, strict=True)
+        data |= {"rest_square": Data(np.array(squares)), "rest_free": Data(np.array(free, dtype=float))}
+        data |= {"rest_part": Data(np.array(parts))}
     return {names(name): value for name, value in data.items()}
 
 
@@ -61,6 +63,7 @@ def coords_of(statistics: Statistics, observations: Observations) -> dict[str, A
         COLUMNS: [column.label for column in layout.columns[1:]],
     }
     blocks = [*layout.common, *(block for level in layout.levels for block in level.blocks)]
+    blocks += [layout.residual] if layout.residual is not None else []
     coords |= {block.dim: list(block.labels) for block in blocks if block.labels}
     for k, level in enumerate(layout.levels):
         coords[level.name] = statistics.labels(k)

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
-from bayeshlm.data.layout import Block, Layout, Level
+from bayeshlm.data.layout import Block, Layout, Level, residual_column
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.parameterization import Plan, plan_levels
 from bayeshlm.engines.pymc_text import (
@@ -142,6 +142,7 @@ class _Writer:
                 effects = [level.effect_labels[p] for p in positions]
                 coords |= dict.fromkeys((f"{level.name}_effect", f"{level.name}_effect_other"), repr(effects))
         blocks = [*self.layout.common, *(block for level in self.layout.levels for block in level.blocks)]
+        blocks += [self.layout.residual] if self.layout.residual is not None else []
         coords |= {block.dim: repr(list(block.labels)) for block in blocks if block.labels}
         coords["row"] = "np.arange(len(data))"
         return ["coords = {", *(f"{INDENT}{quoted(name)}: {value}," for name, value in coords.items()), "}"]
@@ -241,7 +242,15 @@ class _Writer:
     def _rows(self) -> list[str]:
         """The linear predictor and the response of each row."""
         priors = self.model.complete_priors
-        lines = [f"{name} = {positive_text(name, priors[name])}" for name, _ in self.model.extra]
+        spread, column = self.layout.residual, residual_column(self.model)
+        lines = []
+        for name, _ in self.model.extra:
+            varies = name == "sigma" and spread is not None and column is not None
+            lines.append(f"{name} = {positive_text(name, priors[name], dims=spread.dim if varies and spread else '')}")
+            if varies and spread is not None and column is not None:
+                categories = repr([str(label) for label in spread.labels])
+                of_row = f"data[{quoted(column)}].astype(str).map({categories}.index).to_numpy()"
+                lines.append(f"sigma = sigma[{of_row}]")
         parts = [self.overall] if self.overall else []
         parts += [f"{total}[{self.stems[k]}]" for k, total in self.totals.items()]
         parts += [*self.row_parts, *(["offset"] if self.model.terms.offsets else [])]

@@ -139,7 +139,7 @@ def likelihood_text(model: Model, name: str) -> list[str]:
 def _distribution(model: Model, at: str) -> tuple[str, str]:
     """(name of the distribution, its arguments), of the rows `at` (an index in brackets, or nothing for all)."""
     eta = f"eta{at}"
-    sd = f"se{at}" if model.se is not None else "sigma"
+    sd = f"se{at}" if model.se is not None else f"sigma{at if model.terms.sigma else ''}"
     sd = f"{sd} / np.sqrt(weight{at})" if model.weights is not None else sd
     shape = "alpha" if model.weights is None else f"alpha * weight{at}"
     match model.family:

@@ -157,6 +157,8 @@ def _from_rows(
         for position, column in enumerate(level.columns):
             predictor += new[:, codes[:, k], position] * columns[:, column]
     parameters = {name: flat(posterior, name)[chosen, None] for name, _ in model.extra}
+    if layout.residual is not None:
+        parameters["sigma"] = flat(posterior, "sigma")[chosen][:, rows["part"].values]
     parameters.setdefault("sigma", np.ones(()))  # known standard errors are in the weights
     with np.errstate(all="ignore"):  # what is not finite is no check
         if model.family_spec.link == "logit":  # equal rows of one trial were joined, too

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.groups import combine, joined_labels
-from bayeshlm.data.layout import Layout
+from bayeshlm.data.layout import Layout, residual_column
 from bayeshlm.data.newrows import MAX_BYTES, NewRows, bind_rows, places
 from bayeshlm.engines.progress import progress_bar
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
@@ -86,7 +86,9 @@ def predict(
     keys = () if by is None else level.keys if level is not None else (by,)
     if by is not None and variable_name(by) in ("chain", "draw"):
         raise DataError(f"by={by!r} is also a dimension of every posterior; rename the column.")
-    rows = bind_rows(layout, members, data, numbers=responses.needed(model, kind), groupings=keys)
+    rows = bind_rows(
+        layout, members, data, numbers=responses.needed(model, kind), groupings=keys, residual=residual_column(model)
+    )
     _check_numbers(model, rows)
     unknown = {level.name: joined_labels(new) for level, new in zip(layout.levels, rows.new, strict=True) if new}
     if unknown and new_groups == "error":
@@ -155,6 +157,7 @@ def _averages(
 
     beta = common_draws(posterior, layout).T
     parameters = {name: flat(posterior, name)[None] for name, _ in model.extra}
+    sigmas = None if layout.residual is None else flat(posterior, "sigma").T
     draws = beta.shape[1]
     share = 1 / np.bincount(cells, minlength=groups)
     out = np.zeros((groups, draws))
@@ -164,6 +167,8 @@ def _averages(
             part = slice(start, min(start + step, rows.count))
             predictor = _predictor(layout, rows, part, beta, effects)
             numbers = {name: column[part, None] for name, column in rows.numbers.items()}
+            if sigmas is not None:
+                parameters["sigma"] = sigmas[rows.part[part]]
             with np.errstate(all="ignore"):  # what is not finite is refused by name
                 made = responses.compute(kind, model, predictor + numbers.pop("offset", 0.0), parameters, numbers, rng)
             if not np.isfinite(made).all():
