@@ -8,6 +8,11 @@ levels, with the form that "auto" chooses marked. 4 x 1,000 draws. The likelihoo
 times are those of a model of 51 observations, whatever the number of students. Each form is compiled at its first seed;
 the others are other data of the same shape, for which nothing is compiled again. `information` is n_g tau^2 / sigma^2
 of the two levels.
+
+Measured so far (2026-11-22, two cores shared with other work at a load of 8 to 13, so that times say little; flagship,
+four seeds): both levels non-centred 36 to 99 effective draws, R-hat to 1.09, 0 to 31 divergences; methods non-centred
+and instructors centred 950 to 1,297, R-hat at most 1.006, no divergence. The forms with centred methods, and the other
+studies, have not been measured yet. Compiling took 21 to 29 s of one core, a repeated fit none.
 """
 
 from __future__ import annotations
