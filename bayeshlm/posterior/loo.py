@@ -74,8 +74,8 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
     total = sizes["chain"] * sizes["draw"]
     if groups * total > MOST_NUMBERS:
         raise EngineError(
-            f"Leaving out {groups:,} groups one by one takes {total:,} densities each, more than memory allows. Choose a "
-            "level with fewer groups, or fit with fewer draws."
+            f"Leaving out {groups:,} groups one by one takes {total:,} densities each, more than memory allows. "
+            "Choose a level with fewer groups, or fit with fewer draws."
         )
     problem = build_problem(statistics)
     sigma, roots = hyperparameters(posterior, statistics, problem)
