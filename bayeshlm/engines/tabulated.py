@@ -20,6 +20,7 @@ from bayeshlm.engines.bulkdraws import BulkDraws
 from bayeshlm.engines.crossed import Crossed, finite
 from bayeshlm.engines.moments import Moments, moments
 from bayeshlm.engines.polynomials import Ellipsoid, interpolant
+from bayeshlm.errors import EngineError
 
 Array = NDArray[np.float64]
 TOLERANCE = 1e-4  # largest error of a log density
@@ -30,6 +31,7 @@ SHRINK, OFF_CENTRE = 0.75, 0.12  # a region is replaced that is too wide or too 
 NEGLIGIBLE = 10.0  # drop in log density at the surface of the region
 FEW_AXES = 2  # up to which the search makes do with its lowest degree
 TRUST = 1.0  # error of a log density up to which a mode is believed
+CHECKED, MAX_ERROR = 4, 0.05  # draws whose log density is checked in the end, and the error that is too much
 MAX_SEARCH = 40
 MAX_DEGREE, MAX_NODES = 16, 1500
 CHUNK = 2048
@@ -279,6 +281,13 @@ class Tabulated:
     def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
         """As `Crossed.draw_effects`; the bulk's effects from factorisations at few nodes (`BulkDraws`)."""
         problem, crossed = self.problem, self.crossed
+        error = self.error(theta[rng.choice(len(theta), min(CHECKED, len(theta)), replace=False)])
+        if not error < MAX_ERROR:
+            raise EngineError(
+                f"The density of the crossed levels, interpolated, differs by {error:.2g} from its exact value at a "
+                "draw: too much to believe the posterior. Another random_seed, or priors that rule out absurd standard "
+                "deviations, may mend it; please report the case."
+            )
         sigma, roots, _, _ = constrain(problem, theta)
         x = self.coordinates.of_theta(theta)
         batch, width = len(theta), crossed.width
@@ -293,7 +302,7 @@ class Tabulated:
         drawn = bulk.draw()
         self.evaluations += bulk.evaluations
         self.told = {
-            "factorisations": self.evaluations, "noise_nodes": bulk.noise_nodes,
+            "density_error": error, "factorisations": self.evaluations, "noise_nodes": bulk.noise_nodes,
             "mean_error": bulk.errors[0], "noise_error": bulk.errors[1],
         }  # fmt: skip
         betas = np.empty((batch, len(problem.common)))
@@ -316,5 +325,6 @@ class Tabulated:
 
     def error(self, theta: Array) -> float:
         """Largest difference to the exact log density at theta (B, d)."""
+        self.evaluations += len(theta)
         exact, _ = self.crossed.log_density(theta)
         return float(np.abs(self.log_density(theta)[0] - exact).max())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GOOD_RHAT, BAD_RHAT = 1.01, 1.05  # Vehtari et al. (2021), Bayesian Analysis 16(2), section 4
 GOOD_ESS_PER_CHAIN, BAD_ESS_PER_CHAIN = 100, 25  # the same, 100 a chain for stable estimates
+GOOD_EFFICIENCY = 0.25  # below it a long tail was once cut short (95 % quantile of a sd of 3 groups) under Pareto k 0.52
 MAX_PARETO_K = 0.7  # Vehtari et al. (2024), JMLR 25(72), section 3.2.4
 
 
@@ -102,6 +103,12 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
         failures, reviews, k, MAX_PARETO_K, MAX_PARETO_K,
         f"Pareto k {k:.2f}: the importance weights have a heavy tail; simplify the model or tighten vague priors",
     )  # fmt: skip
+    efficiency = math.nan if fallback else float(posterior.attrs.get("efficiency", math.nan))
+    if efficiency < GOOD_EFFICIENCY:
+        reviews.append(
+            f"Only {efficiency:.0%} of the proposals are effective: tails of standard deviations may be too short. Fit "
+            "again with another seed and more draws and compare, or tighten vague priors."
+        )
     if divergences:
         target = failures if divergences > 0.01 * draws_in_all else reviews
         target.append(f"{divergences} divergent transitions: some corner of the posterior may be missing.")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arviz_stats.utils import ELPDData
 
 MOST_REFITS = 50
+MOST_NUMBERS = 2**28  # groups times draws: 2 GiB of densities
 
 
 def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
@@ -69,6 +70,13 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
             f"The levels {listed(each.name for each in statistics.layout.levels)} are crossed; leaving a group out is "
             "exact arithmetic for nested levels only."
         )
+    sizes, groups = dataset(posterior).sizes, len(statistics.members[index])
+    total = sizes["chain"] * sizes["draw"]
+    if groups * total > MOST_NUMBERS:
+        raise EngineError(
+            f"Leaving out {groups:,} groups one by one takes {total:,} densities each, more than memory allows. "
+            "Choose a level with fewer groups, or fit with fewer draws."
+        )
     problem = build_problem(statistics)
     sigma, roots = hyperparameters(posterior, statistics, problem)
     density = log_predictive(statistics, problem, problem.level_index.index(index), sigma, roots)
@@ -79,7 +87,6 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
             f"Without group {listed(undefined)} of {statistics.layout.levels[index].name!r} a common effect with a "
             "(nearly) flat prior cannot be told, so that the group has no predictive density. Give it a narrower prior."
         )
-    sizes = dataset(posterior).sizes
     shape = (sizes["chain"], sizes["draw"], len(labels))
     name = statistics.layout.levels[index].name
     values = xr.DataArray(density.T.reshape(shape), dims=("chain", "draw", name), coords={name: labels})

@@ -88,6 +88,9 @@ def row_density(family: str, y: np.ndarray, eta: np.ndarray, values: Values, fra
     del y
     weight = frame[model.weights].to_numpy() if model.weights else np.ones(len(frame))
     sigma = frame[model.se].to_numpy() if model.se else values.get("sigma", np.nan)
+    if model.terms.sigma is not None:
+        (column,) = model.terms.sigma.node.columns()
+        sigma = sigma[np.unique(frame[column], return_inverse=True)[1]]
     sd = sigma / np.sqrt(weight)
     mean = np.exp(eta)
     match family:

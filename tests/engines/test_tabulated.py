@@ -85,6 +85,15 @@ def test_density_and_draws_equal_exact_ones(name: str) -> None:
         assert np.abs(drawn[:, b] - wanted).max() < 5 * bulkdraws.NOISE_TOLERANCE * noise.std()
 
 
+def test_a_wrong_table_is_noticed_before_anything_is_returned() -> None:
+    table, theta = tabulate(MODELS["intercepts"], world())
+    table.draw_effects(theta, np.random.default_rng(1))
+    assert table.told["density_error"] < 1e-2
+    table.values = 1.001 * table.values
+    with pytest.raises(bh.errors.EngineError, match="interpolated, differs by"):
+        table.draw_effects(theta, np.random.default_rng(1))
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.05])
 def test_a_level_without_variation(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Students (nearly) alike: the region passes 0, the posterior is that of exact evaluations (false alarms 1e-5)."""

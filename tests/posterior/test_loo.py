@@ -99,12 +99,19 @@ def test_sigma_by_a_factor_and_known_errors() -> None:
         assert abs(float(result.elpd_i.sel(g="c")) - expected) < 5 * np.hypot(error, 0.01)
 
 
-def test_refusals() -> None:
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = slopes_frame()
     plain = bh.Model("y ~ x", priors={"Intercept": bh.Normal(0, 3), "x": bh.Normal(0, 2), "sigma": bh.HalfNormal(1)})
     with pytest.raises(bh.errors.DataError, match="no levels"):
         bh.loo(bh.fit(plain, frame, random_seed=1))
     posterior = bh.fit(SLOPES, frame, random_seed=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("bayeshlm.posterior.loo.MOST_NUMBERS", 1000)
+        with pytest.raises(bh.errors.EngineError, match="more than memory allows"):
+            bh.loo(posterior)
+    crossed = bh.Model("y ~ x + (1 | g) + (1 | h)", family="gaussian")
+    with pytest.raises(bh.errors.EngineError, match="crossed"), pytest.warns(bh.errors.BayeshlmWarning):
+        bh.loo(bh.fit(crossed, frame.assign(h=frame.index % 5), random_seed=1))
     with pytest.raises(bh.errors.DataError, match=r"'pupil' is no level.*'g'"):
         bh.loo(posterior, "pupil")
     alone = frame.assign(x=np.where(frame["g"] == "b", frame["x"], 0.0))
