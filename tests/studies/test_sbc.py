@@ -228,7 +228,7 @@ def test_derived_quantities_are_those_of_summarize() -> None:
     statistics = bh.compress(MODEL, world.data)
     posterior = bh.fit(MODEL, statistics, draws=250, random_seed=1)
     values = {str(n): v.values.reshape(-1, *v.shape[2:]) for n, v in posterior["posterior"].data_vars.items()}
-    chosen = choose_quantities(statistics, values, fixed_sizes=True)
+    chosen = choose_quantities(statistics, {name: v[0] for name, v in values.items()}, fixed_sizes=True)
     found = dict(zip(chosen.names, chosen.evaluate(statistics, values).T, strict=True))
     summary = bh.summarize(posterior).set_index(["variable", "label"])
     for level in ("a", "a:b"):
