@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GOOD_RHAT, BAD_RHAT = 1.01, 1.05  # Vehtari et al. (2021), Bayesian Analysis 16(2), section 4
 GOOD_ESS_PER_CHAIN, BAD_ESS_PER_CHAIN = 100, 25  # the same, 100 a chain for stable estimates
-GOOD_EFFICIENCY = 0.25  # below it a long tail was once cut short (95 % quantile of a sd of 3 groups) under Pareto k 0.52
+GOOD_EFFICIENCY = 0.25  # below it a long tail was once cut short (a sd of 3 groups) under Pareto k 0.52
 MAX_PARETO_K = 0.7  # Vehtari et al. (2024), JMLR 25(72), section 3.2.4
 
 
