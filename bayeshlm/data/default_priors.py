@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.data.checks import check_statistics
-from bayeshlm.data.statistics import Statistics, complete_rows, moments
+from bayeshlm.data.statistics import Statistics, complete_rows, compress, moments
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import HalfNormal, HalfStudentT, Normal, Prior
 
@@ -38,7 +38,12 @@ def scaled_priors(model: Model, data: Any) -> Model:
     Westfall (2017), "Statistical details of the default priors in the Bambi library", arXiv:1702.01201;
     the widths are those of Bambi and rstanarm.
     """
-    statistics = data if isinstance(data, Statistics) else moments(model, complete_rows(model, data, "drop"))
+    if isinstance(data, Statistics):
+        statistics = data
+    elif model.family_spec.moments_suffice and model.censored is None:
+        statistics = compress(model, data)
+    else:
+        statistics = moments(model, complete_rows(model, data, "drop"))
     check_statistics(statistics)
     return scale_priors(model, statistics)
 

@@ -176,6 +176,5 @@ def _score(scale: Scale, truth: Mapping[str, Array]) -> float:
         value = max(float(np.ravel(truth[scale.variable])[scale.position]), 1e-3 * scale.size)
     low, high = interval(scale.prior)
     if np.isfinite(high):
-        share = np.clip((value - low) / (high - low), 1e-3, 1 - 1e-3)
-        return float(ndtri(share))
-    return to_score(scale, max(value - low, 1e-3 * scale.size))
+        return float(ndtri(float(np.clip((value - low) / (high - low), 1e-3, 1 - 1e-3))))
+    return float(to_score(scale, max(value - low, 1e-3 * scale.size)))
