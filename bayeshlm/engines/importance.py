@@ -24,6 +24,7 @@ ARRIVED = 1.0  # squared distance from a known mode, in its standard deviations,
 NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in log density, none
 MAX_NEWTON, CONVERGED, MAX_STEP = 60, 1e-3, 1.5
 DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
+ASIDE = (0.15, 0.85)  # where in the box a parameter of the highest mode is moved to, to look for others
 NEAR_ENOUGH = 0.1  # gain in log density of the last step towards a mode that only has to be near
 NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
 NEAR_SHARE, WIDE_SHARE = 0.1, 0.5  # the most they may be of a sharp peak's width
@@ -195,10 +196,27 @@ def find_modes(
 
     Where no starts are `given` (n, d), a quasi-random scan of the box gives them: its best point and the best ones far
     from it. Newton steps follow, with all differences of an iteration in one batch, which is what makes them quicker
-    here than a quasi-Newton search.
+    here than a quasi-Newton search. Modes of one posterior mostly differ in which standard deviations are near 0 or
+    large, so that each parameter of the highest mode is then moved towards either end, to see where that leads.
     """
     starts = list(given) if given is not None else _scan(log_density, low, high, rng)
-    modes: list[tuple[float, Array, Array]] = []
+    modes = _climb_all(log_density, starts, low, high, [])
+    if given is None:
+        best = max(modes, key=lambda m: m[0])[1]
+        aside = np.repeat(best[None], 2 * len(best), axis=0)
+        aside[np.arange(2 * len(best)), np.tile(np.arange(len(best)), 2)] = np.concatenate(
+            [low + share * (high - low) for share in ASIDE]
+        )
+        values = log_density(aside)
+        modes = _climb_all(log_density, list(aside[np.isfinite(values)]), low, high, modes)
+    return sorted(modes, key=lambda m: -m[0])
+
+
+def _climb_all(
+    log_density: LogDensity, starts: Sequence[Array], low: Array, high: Array, modes: list[tuple[float, Array, Array]]
+) -> list[tuple[float, Array, Array]]:
+    """The modes, and those that climbs from the starts add to them."""
+    modes = list(modes)
     for start in starts:
         known = [(mode, root_of(curvature)) for _, mode, curvature in modes]
         climbed = _climb(log_density, np.clip(start, low, high), low, high, known)
@@ -208,7 +226,7 @@ def find_modes(
         same = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in modes)
         if not same and (not modes or value > max(m[0] for m in modes) - NEGLIGIBLE):
             modes.append((value, mode, curvature))
-    return sorted(modes, key=lambda m: -m[0])
+    return modes
 
 
 def _scan(log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator) -> list[Array]:

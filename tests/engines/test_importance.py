@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 from scipy import stats
 
+import bayeshlm as bh
 from bayeshlm.engines import importance
+from bayeshlm.engines.base import build_problem, search_box
+from bayeshlm.engines.marginal import Marginal
+from tests.engines.stress import draw
 
 LOW, HIGH = np.full(2, -4.0), np.full(2, 4.0)
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.5]])
@@ -116,3 +123,43 @@ def test_climbs_called_off_near_a_known_mode_change_nothing(name: str, monkeypat
     assert [m[0] for m in modes[0]] == [m[0] for m in modes[1]]
     assert len(modes[0]) == (2 if name == "bimodal" else 1)
     assert evaluations[0] <= evaluations[1]
+
+
+def log_evidences(seed: int, seeds: range) -> np.ndarray:
+    """Of one stress case in many runs, in theta's coordinates of correlated slopes and without them."""
+    stress = draw(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bh.errors.BayeshlmWarning)
+        statistics = bh.compress(stress.model, stress.frame)
+    statistics = dataclasses.replace(statistics, model=stress.model.with_priors(stress.model.complete_priors))
+    found = []
+    for problem in (whole := build_problem(statistics), dataclasses.replace(whole, recentred=())):
+        marginal, (low, high) = Marginal(problem), search_box(problem)
+        found.append([
+            importance.sample(
+                lambda t, marginal=marginal: marginal.log_density(t)[0], low, high, draws=1000, chains=4,
+                rng=np.random.default_rng(s),
+            ).log_evidence
+            for s in seeds
+        ])  # fmt: skip
+    return np.array(found)
+
+
+def test_no_mode_is_missed() -> None:
+    """Three modes, of a quarter of the mass the least: 2 in 3 searches that started from a scan alone missed one.
+
+    A missed mode lacks at least 0.28 in the log evidence; its Monte Carlo error here is about 0.01.
+    """
+    found = log_evidences(1, range(4))
+    assert np.ptp(found) < 0.14
+
+
+def test_correlated_slopes_take_the_coordinates_that_serve() -> None:
+    """A prior that binds at x = 0: of 3 groups, whose tail was cut by a third in the coordinates at the means."""
+    stress = draw(142)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bh.errors.BayeshlmWarning)
+        posterior = bh.fit(stress.model, stress.frame, random_seed=142, progress=False)
+    assert posterior.attrs["efficiency"] > 0.4  # 0.06 to 0.18 in the other ones
+    upper = float(np.quantile(posterior["posterior"]["1|a:b_sigma"], 0.95))
+    assert 1450 < upper < 1950  # 1,609 to 1,800 in eight runs and the reference, 946 where it was cut
