@@ -112,7 +112,7 @@ def check_statistics(statistics: Statistics) -> None:
     ]  # fmt: skip
     if problems:
         raise DataError(" ".join(problems))
-    for message in _contaminated(statistics):
+    for message in (*_contaminated(statistics), *_reused_labels(statistics)):
         warnings.warn(message, BayeshlmWarning, stacklevel=outside_package())
 
 
@@ -198,6 +198,26 @@ def _levels(statistics: Statistics) -> list[str]:
                     f"{left.name!r} several groups."
                 )
     return problems
+
+
+def _reused_labels(statistics: Statistics) -> list[str]:
+    """Numbered groups that occur in all groups of another level: crossed, or numbered anew in each of them?"""
+    found = []
+    levels = list(enumerate(statistics.layout.levels))
+    for i, child in levels:
+        for j, parent in levels[:i]:  # outer levels are written first
+            sizes = len(statistics.members[i]), len(statistics.members[j])
+            numbered = all(str(member[-1]).isdigit() for member in statistics.members[i])
+            if set(child.keys) & set(parent.keys) or not numbered or min(sizes) < 2:
+                continue
+            pairs = np.unique(statistics.codes[:, i] * sizes[1] + statistics.codes[:, j])
+            if len(pairs) == sizes[0] * sizes[1]:
+                found.append(
+                    f"Every {child.name!r} occurs in every {parent.name!r}: they are fitted as crossed, {child.name!r} "
+                    f"{statistics.labels(i)[0]} being the same one everywhere. If each {parent.name!r} numbers its own, "
+                    f"write (1 | {parent.name}/{child.name})."
+                )
+    return found
 
 
 def _arms(statistics: Statistics) -> list[str]:

@@ -233,7 +233,9 @@ def _reading_errors(kind: nw.Implementation) -> tuple[type[Exception], ...]:
 
 def _reason(error: Exception) -> str:
     """The first lines of an engine's message: Spark's are followed by a query plan and a Java trace."""
-    return " ".join(str(error).strip().split("\n\n")[0].splitlines()[:5])[:500]
+    text = str(error).strip()
+    named = [line.strip() for line in text.splitlines() if line.strip().startswith("file = ")]  # DuckDB's, far down
+    return " ".join([*text.split("\n\n")[0].splitlines()[:5], *named])[:500]
 
 
 def aggregate(frame: Frame, expressions: Mapping[str, nw.Expr]) -> dict[str, Any]:

@@ -50,9 +50,10 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
         found = {word: np.flatnonzero(observations.status == k) for k, word in enumerate(STATUSES)}
         data |= {f"status {word}": Data(where) for word, where in found.items() if len(where)}
     if observations.rest:
-        squares, free, parts = zip(*observations.rest, strict=True)
-        data |= {"rest_square": Data(np.array(squares)), "rest_free": Data(np.array(free, dtype=float))}
-        data |= {"rest_part": Data(np.array(parts))}
+        squares, free, parts = (np.array(values) for values in zip(*observations.rest, strict=True))
+        if layout.residual is None:
+            squares, free = squares[0], free[0]
+        data |= {"rest_square": Data(squares), "rest_free": Data(free.astype(float)), "rest_part": Data(parts)}
     return {names(name): value for name, value in data.items()}
 
 

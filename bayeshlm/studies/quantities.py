@@ -139,6 +139,8 @@ def choose_quantities(statistics: Statistics, known: Mapping[str, Array], *, fix
             labels = [level.effect_labels[k] for k in level.correlated[0]]
             pairs = [f"{labels[i]}, {labels[j]}" for i in range(len(labels)) for j in range(i)]
             add(name, f"{level.name}_effect_pair", pairs)
+        elif name == "sigma" and layout.residual is not None:
+            add(name, layout.residual.dim, list(layout.residual.labels))
         elif known[name].ndim:
             block = next(b for level in layout.levels for b in level.blocks if f"{b.name}_sigma" == name)
             add(name, block.dim, list(block.labels))
@@ -214,9 +216,20 @@ def variance_shares(statistics: Statistics, values: Values) -> dict[str, Array]:
             correlation[np.ix_(range(len(sds)), positions, positions)] = values[f"corr|{level.name}"]
         inner = moments[np.ix_(level.columns, level.columns)]
         parts[level.name] = np.einsum("si,sij,sj,ij->s", sds, correlation, sds, inner)
-    residual = statistics.rows / weight * (values["sigma"] ** 2 if "sigma" in values else 1.0)
+    residual = _residual(statistics, values)
     total = sum(parts.values()) + residual
     return {name: part / total for name, part in parts.items()}
+
+
+def _residual(statistics: Statistics, values: Values) -> Array:
+    """(draws,) mean over rows of the residual variance."""
+    if "sigma" not in values:
+        return np.full(1, statistics.rows / statistics.weight.sum())
+    variance = values["sigma"].reshape(len(values["sigma"]), -1) ** 2
+    rows, weight = (
+        np.bincount(statistics.residual, v, variance.shape[1]) for v in (statistics.count, statistics.weight)
+    )
+    return np.asarray(variance @ (rows**2 / weight) / rows.sum())
 
 
 def log_likelihood(statistics: Statistics, values: Values) -> Array:
@@ -224,8 +237,9 @@ def log_likelihood(statistics: Statistics, values: Values) -> Array:
     layout = statistics.layout
     first = values[layout.common[0].name] if layout.common else values[layout.levels[0].blocks[0].name]
     draws, cells = len(first), len(statistics.count)
-    sigma = values["sigma"] if "sigma" in values else np.ones(draws)
-    squares = np.empty(draws)
+    sigma = values["sigma"].reshape(draws, -1) if "sigma" in values else np.ones((draws, 1))
+    rows = np.bincount(statistics.residual, statistics.count, sigma.shape[1])
+    squares = np.empty(draws)  # in units of the residual variance
     step = max(AT_ONCE // max(cells * len(layout.columns), 1), 1)
     for start in range(0, draws, step):
         part = slice(start, min(start + step, draws))
@@ -246,6 +260,7 @@ def log_likelihood(statistics: Statistics, values: Values) -> Array:
             - 2 * np.einsum("sck,ck->sc", beside, scatter[:, :-1, -1])
             + np.einsum("sck,ckl,scl->sc", beside, scatter[:, :-1, :-1], beside, optimize=True)
         )
-        squares[part] = (within + statistics.weight * off**2).sum(axis=1)
+        of_cell = sigma[part][:, statistics.residual]
+        squares[part] = ((within + statistics.weight * off**2) / of_cell**2).sum(axis=1)
     constant = -0.5 * statistics.rows * np.log(2 * np.pi) + 0.5 * statistics.sum_log_weight + statistics.log_jacobian
-    return np.asarray(constant - statistics.rows * np.log(sigma) - 0.5 * squares / sigma**2)
+    return np.asarray(constant - np.log(sigma) @ rows - 0.5 * squares)

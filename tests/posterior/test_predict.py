@@ -289,7 +289,7 @@ def test_fit_that_did_not_converge_is_named(slopes: tuple[bh.World, xr.DataTree]
         (lambda d: d.assign(method=[0, None, 1, 1]), {}, "'method' is missing in 1 rows (the first at positions 1)"),
         (lambda d: d.assign(x="much"), {}, "A number is needed: 'x' is String"),
         (lambda d: d.head(0), {}, "no rows"),
-        (lambda d: d.assign(x=1e6), {}, "not finite"),
+        (lambda d: d.assign(x=[1e6, -1e6, 1e6, -1e6]), {}, "not finite"),
         (lambda d: d, {"kind": "predictive"}, "kind='predictive'"),
         (lambda d: d, {"new_groups": "zero"}, "new_groups='zero'"),
         (lambda d: d, {"by": "school"}, "Column not in the data: 'school'"),

@@ -71,7 +71,9 @@ def _recorded(statistics, options):
     from bayeshlm.engines.exact import EngineResult, Variable
 
     taken.append(options)
-    return EngineResult({"1|m": Variable(np.zeros((1, quick.ENGINE_DRAWS, 3)), ("m",))}, {}, {})
+    draws = (1, quick.ENGINE_DRAWS)
+    variables = {"Intercept": Variable(np.zeros(draws)), "1|m": Variable(np.zeros((*draws, 3)), ("m",))}
+    return EngineResult(variables, {}, {})
 
 
 @pytest.mark.parametrize("maximize", [True, False])

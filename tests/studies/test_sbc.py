@@ -185,7 +185,7 @@ def test_the_log_likelihood_of_the_statistics_is_that_of_the_rows(name) -> None:
     drawn = [draw_parameters(model, statistics.layout, labels, {}, rng) for _ in range(3)]
     values = {n: np.stack([d.values[n][1] for d in drawn]) for n in drawn[0].values}
     from bayeshlm.data.frames import prepare
-    from bayeshlm.simulation.simulate import _groups
+    from bayeshlm.simulation.simulate import _groups, _parts
 
     rows = prepare(model, frame)
     columns = [np.ones(rows.used)] + [
@@ -203,7 +203,8 @@ def test_the_log_likelihood_of_the_statistics_is_that_of_the_rows(name) -> None:
         for level, effects in zip(rows.layout.levels, one.effects, strict=True):
             code, _ = _groups(rows, level)
             mean = mean + sum(e[code] * columns[c] for e, c in zip(effects, level.columns, strict=True))
-        expected = stats.norm.logpdf(y, mean, one.sigma * scale).sum() + jacobian
+        sigma = one.sigma if rows.layout.residual is None else one.extra["sigma"][_parts(model, rows)]
+        expected = stats.norm.logpdf(y, mean, sigma * scale).sum() + jacobian
         assert found == pytest.approx(expected, rel=1e-9)
 
 
