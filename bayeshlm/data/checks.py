@@ -214,8 +214,8 @@ def _reused_labels(statistics: Statistics) -> list[str]:
             if len(pairs) == sizes[0] * sizes[1]:
                 found.append(
                     f"Every {child.name!r} occurs in every {parent.name!r}: they are fitted as crossed, {child.name!r} "
-                    f"{statistics.labels(i)[0]} being the same one everywhere. If each {parent.name!r} numbers its own, "
-                    f"write (1 | {parent.name}/{child.name})."
+                    f"{statistics.labels(i)[0]} being the same one everywhere. If each {parent.name!r} numbers its "
+                    f"own, write (1 | {parent.name}/{child.name})."
                 )
     return found
 
