@@ -6,11 +6,11 @@ FOLDER (a temporary one by default) receives `make_rows.py`'s Parquet files of 1
 with BENCH_ROWS=1e8 in the environment also 1e8. Times are minima of several calls; memory is the largest resident set
 of a fresh process, Python and all its imports (200 MB) included.
 
-2026-11-22, two cores shared with other heavy work (load 10, so times say little and ratios not much more), 50 million
-rows: plain group-by 4.5 s, compress 7.3 s (ratio per round 1.4 to 2.1, of the minima 1.6); with logs 11.1 and 19.4 s
-(1.8); peak memory 232 MB. On the machine while it was quiet the plain group-by took 0.59 s and the very query that
-`compress` sends 0.85 to 0.90 s (1.45 to 1.5). To be measured again when nothing else runs. pandas, processor time on
-the same busy machine: 100,000 rows 16 ms (lognormal with log1p 26 ms); 2,000,000 rows in 1,000,000 groups 3.6 s.
+2026-11-22, two cores, nothing else running, to 10 million rows (ratio to the plain group-by): 100,000 rows 0.066 s
+(2.2), 1 million 0.084 s (1.6), 10 million 0.29 s (1.3); with logs 0.090 s (2.6), 0.12 s (2.1), 0.48 s (1.8). 50
+million rows were measured under other load only: ratio of the minima 1.6, with logs 1.8, peak memory 232 MB. pandas:
+100,000 lognormal rows 22 ms, groups as text 25 ms; 2,000,000 rows in 1,000,000 groups 2.8 s; 47 ms to the error of
+one impossible value, 147 ms to that of a level with one row a group.
 
 Distance from the physical limit: two 8-byte columns and two 4-byte keys of 50 million rows are 1.2 GB that pass memory
 once; decoding Parquet and hashing keys take nearly all of the plain group-by's time, and `compress` asks for two sums

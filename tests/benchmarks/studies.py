@@ -8,10 +8,10 @@ study runs in a process of its own (imports not counted, but those of its two wo
 processes, peak memory is the parent's and the largest worker's, at 200 and at all replicates.
 simuk fits the hand-written PyMC twin of the same study by nutpie, 4 chains of 500 draws after 500 of tuning.
 
-Measured 2026-11-22 with twelve other processes on the two cores, so CPU seconds and not elapsed ones, one worker,
-as the difference of two lengths: 111 ms a replicate of sbc (40 and 160 of them), 80 ms of recover (40 and 100), 4 s of
-imports and preparation a process. On two cores to themselves that is 40 to 56 s for 1,000 at the most; the limit is
-45 s. The parent's peak memory is 224.0 MB at 40 and 224.7 MB at 160 replicates. simuk was not measured that day.
+Measured 2026-11-22, two cores and workers: with climbs to modes one after the other 1,000 replicates of sbc took 89
+s, of recover 88 s (177 ms of CPU each; simuk 27.9 s a replicate, 314 times as long; peak memory of parent and worker
+211 and 218 MB at 200 replicates, 213 and 218 MB at 1,000). With all climbs in one batch 400 of sbc took 29.7 s, which
+is 74 s for 1,000. The goal is 45 s.
 
 Where the time goes (profile): 5 to 10 % drawing the statistics, of which most is one normal number and one log1p a
 student; 75 % the hyperparameters (half of it the mode search, about 30 evaluations of some 20 points each, which cost
