@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.engines.base import Problem
 from bayeshlm.engines.bulkdraws import KEPT_BYTES
 from bayeshlm.engines.crossed import Crossed
 from bayeshlm.engines.crossing import count_products, order_levels
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.problem import Problem
 from bayeshlm.engines.tabulated import NotTabulatedError, Tabulated
 from bayeshlm.errors import EngineError
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.engines.importance import LogDensity
+from bayeshlm.engines.modes import LogDensity
 
 Array = NDArray[np.float64]
 STEP = 1e-4

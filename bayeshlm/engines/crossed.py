@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
 from bayeshlm.engines import small
-from bayeshlm.engines.base import Problem, constrain
 from bayeshlm.engines.crossing import cross
+from bayeshlm.engines.hyperparameters import constrain
 from bayeshlm.engines.marginal import DIGITS, MOST_OF, Sweep, draw_given_residual, least_residual, pseudo_variance
+from bayeshlm.engines.problem import Problem
 
 Array = NDArray[np.float64]
 BATCH_NUMBERS = 2**20  # numbers per working array

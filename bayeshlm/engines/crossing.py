@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from bayeshlm.engines.base import Problem
+from bayeshlm.engines.problem import Problem
 from bayeshlm.engines.residuals import pivot_centred
 
 Array = NDArray[np.float64]

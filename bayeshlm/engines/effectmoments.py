@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.engines import small
-from bayeshlm.engines.base import constrain
+from bayeshlm.engines.hyperparameters import constrain
 from bayeshlm.engines.marginal import Marginal
 
 Array = NDArray[np.float64]

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines import importance
-from bayeshlm.engines.base import Problem, block_slices, build_problem, constrain, search_box
+from bayeshlm.engines.base import build_problem
 from bayeshlm.engines.collapse import Collapsed, collapse
 from bayeshlm.engines.collapsed import sample_collapsed
 from bayeshlm.engines.effectmoments import effect_moments, thinned
+from bayeshlm.engines.hyperparameters import constrain, search_box
 from bayeshlm.engines.identify import check_sigma
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.problem import Problem, block_slices
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.errors import EngineError
 

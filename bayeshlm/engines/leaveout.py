@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines import importance, small
-from bayeshlm.engines.base import Problem, build_problem, search_box
+from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.hyperparameters import search_box
 from bayeshlm.engines.marginal import Marginal, columns_first
+from bayeshlm.engines.problem import Problem
 from bayeshlm.engines.residuals import pivot_centred, pooled
 
 Array = NDArray[np.float64]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from bayeshlm.engines import small
-from bayeshlm.engines.base import Problem, constrain
+from bayeshlm.engines.hyperparameters import constrain
+from bayeshlm.engines.problem import Problem
 from bayeshlm.engines.residuals import full_moments, pivot_centred, pooled
 
 Array = NDArray[np.float64]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import nnls
 
-from bayeshlm.engines.base import Problem
+from bayeshlm.engines.problem import Problem
 
 Array = NDArray[np.float64]
 SMALLEST = 0.02  # share of a component's largest visible ratio below which an estimate says no more than "small"

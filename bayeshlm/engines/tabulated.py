@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from bayeshlm.engines import importance
-from bayeshlm.engines.base import constrain, covariance_roots, to_score
 from bayeshlm.engines.bulkdraws import BulkDraws
 from bayeshlm.engines.crossed import Crossed, finite
+from bayeshlm.engines.hyperparameters import constrain, covariance_roots, to_score
+from bayeshlm.engines.modes import find_modes, root_of
 from bayeshlm.engines.moments import Moments, moments
 from bayeshlm.engines.polynomials import Ellipsoid, interpolant
 from bayeshlm.errors import EngineError
@@ -220,7 +220,7 @@ class Tabulated:
         best, centre, starts = -np.inf, self.region.centre, None
         for _ in range(MAX_SEARCH):
             try:
-                modes = importance.find_modes(self._search_density, *self._search_box(), rng, starts)
+                modes = find_modes(self._search_density, *self._search_box(), rng, starts)
             except FloatingPointError as error:
                 raise NotTabulatedError(str(error)) from error
             value, mode, curvature = modes[0]
@@ -236,7 +236,7 @@ class Tabulated:
                     raise NotTabulatedError(f"degree {MAX_DEGREE} misjudges its own mode")
                 continue
             starts = mode[None]  # far from the mode low degrees promise the impossible: from here on climb, do not scan
-            root = importance.root_of(curvature)
+            root = root_of(curvature)
             covariance = np.linalg.inv(root @ root.T)
             wanted = REACH * np.linalg.cholesky(covariance[:m, :m])
             left, growth, right = np.linalg.svd(np.linalg.solve(self.region.root, wanted))
@@ -320,7 +320,7 @@ class Tabulated:
     def modes(self, rng: np.random.Generator) -> Array:
         """Starts (n, d) for the mode search in theta."""
         m = len(self.coordinates.axes)
-        found = importance.find_modes(self._search_density, *self._search_box(), rng)
+        found = find_modes(self._search_density, *self._search_box(), rng)
         return np.concatenate([self.coordinates.to_theta(z[None, :m], z[None, m:]) for _, z, _ in found])
 
     def error(self, theta: Array) -> float:

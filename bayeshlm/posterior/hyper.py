@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import Problem
+from bayeshlm.engines.problem import Problem
 from bayeshlm.posterior.draws import dataset, flat
 
 if TYPE_CHECKING:

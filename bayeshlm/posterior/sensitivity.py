@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.clusters import few_children
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import Problem, build_problem, nested_order
+from bayeshlm.engines.base import build_problem, nested_order
 from bayeshlm.engines.crossed import Crossed
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.problem import Problem
 from bayeshlm.errors import EngineError
 from bayeshlm.posterior.draws import (
     dataset,

@@ -20,9 +20,12 @@ from scipy.special import ndtri
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines import importance
-from bayeshlm.engines.base import Problem, Scale, block_slices, build_problem, interval, search_box, to_score
+from bayeshlm.engines.base import build_problem
 from bayeshlm.engines.exact import fit_exact
+from bayeshlm.engines.hyperparameters import interval, search_box, to_score
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.modes import LogDensity, near_mode
+from bayeshlm.engines.problem import Problem, Scale, block_slices
 from bayeshlm.posterior.draws import find_level, values_of
 
 Array = NDArray[np.float64]
@@ -88,7 +91,7 @@ def _importance(
         return marginal.log_density(theta)[0]
 
     start = np.array([_score(scale, truth) for scale in problem.scales] + [0.0] * (problem.size - len(problem.scales)))
-    mode = importance.near_mode(log_density, start, low, high)
+    mode = near_mode(log_density, start, low, high)
     if not np.isfinite(mode[0]):
         return None
     proposal = _widened(importance.laplace([mode]).components[0])
@@ -127,9 +130,7 @@ def _matched(theta: Array, weight: Array) -> importance.Component:
     return importance.Component(1.0, mean, root)
 
 
-def _weigh(
-    log_density: importance.LogDensity, proposal: importance.Proposal, rng: np.random.Generator
-) -> tuple[Array, Array]:
+def _weigh(log_density: LogDensity, proposal: importance.Proposal, rng: np.random.Generator) -> tuple[Array, Array]:
     """(POINTS, d) points of a proposal and their normalised weights; NaN where the density is 0 at all of them."""
     theta = proposal.sample(POINTS, rng)
     log_weight = log_density(theta) - proposal.logpdf(theta)

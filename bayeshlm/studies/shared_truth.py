@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.layout import Block, Layout, Level
-from bayeshlm.engines.base import correlation_root
+from bayeshlm.engines.hyperparameters import correlation_root
 from bayeshlm.simulation.design import Design, Structure
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import LKJ, Prior

@@ -33,7 +33,8 @@ from threadpoolctl import threadpool_limits
 
 import bayeshlm as bh
 from bayeshlm.engines import importance
-from bayeshlm.engines.base import build_problem, search_box
+from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.hyperparameters import search_box
 from bayeshlm.engines.marginal import Marginal
 
 study = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "models" / "teaching_methods.py")))

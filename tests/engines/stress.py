@@ -16,9 +16,10 @@ import pandas as pd
 
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
-from bayeshlm.engines.base import Problem, build_problem, nested_order
+from bayeshlm.engines.base import build_problem, nested_order
 from bayeshlm.engines.crossed import Crossed
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.problem import Problem
 from bayeshlm.spec.priors import Prior
 from tests.engines.dense import Case, DenseLevel, one, with_x
 

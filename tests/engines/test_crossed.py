@@ -9,8 +9,10 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
 from bayeshlm.engines import crossing
-from bayeshlm.engines.base import Problem, build_problem, constrain
+from bayeshlm.engines.base import build_problem
 from bayeshlm.engines.crossed import Crossed
+from bayeshlm.engines.hyperparameters import constrain
+from bayeshlm.engines.problem import Problem
 from tests.engines.dense import Case, Dense, DenseLevel, build, make_frame, make_model, one, only_x, with_x
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bayeshlm.data.statistics import compress
-from bayeshlm.engines.base import build_problem, constrain
+from bayeshlm.engines.base import build_problem
 from bayeshlm.engines.effectmoments import effect_moments
+from bayeshlm.engines.hyperparameters import constrain
 from bayeshlm.engines.marginal import Marginal
 from tests.engines.dense import CASES, build, make_frame, make_model
 from tests.engines.test_marginal import scales_of

@@ -11,7 +11,8 @@ from scipy import integrate, stats
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
 from bayeshlm.engines import exact, importance
-from bayeshlm.engines.base import build_problem, constrain
+from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.hyperparameters import constrain
 from bayeshlm.engines.marginal import Marginal
 from bayeshlm.posterior.draws import flat
 from tests.engines.dense import CASES, make_frame, make_model

@@ -10,7 +10,8 @@ import pytest
 
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
-from bayeshlm.engines.base import build_problem, constrain
+from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.hyperparameters import constrain
 from bayeshlm.engines.leaveout import log_predictive
 from tests.engines.dense import CASES, Dense, build, make_frame, make_model
 from tests.engines.test_marginal import scales_of

@@ -12,8 +12,10 @@ from scipy.special import ndtr, ndtri
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
 from bayeshlm.engines import importance
-from bayeshlm.engines.base import Problem, build_problem, constrain, search_box, to_score
+from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.hyperparameters import constrain, search_box, to_score
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.problem import Problem
 
 
 def year_frame() -> pd.DataFrame:

@@ -125,9 +125,10 @@ def test_agrees_with_nuts_on_the_collapsed_density(seed: int) -> None:
     """Another sampler on the same density, by gradients: means of the scores within Monte Carlo error."""
     from bayeshlm.data.statistics import compress
     from bayeshlm.engines import importance
-    from bayeshlm.engines.base import build_problem, search_box
+    from bayeshlm.engines.base import build_problem
     from bayeshlm.engines.collapse import collapse
     from bayeshlm.engines.collapsed import sample_collapsed
+    from bayeshlm.engines.hyperparameters import search_box
 
     stress = draw(seed)
     problem = build_problem(compress(stress.model, stress.frame))

@@ -9,8 +9,9 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
 from bayeshlm.engines import bulkdraws, collapse, crossing, importance, tabulated
-from bayeshlm.engines.base import build_problem, constrain, search_box
+from bayeshlm.engines.base import build_problem
 from bayeshlm.engines.crossed import Crossed
+from bayeshlm.engines.hyperparameters import constrain, search_box
 from bayeshlm.engines.polynomials import Ellipsoid, interpolant, terms
 from bayeshlm.engines.tabulated import NotTabulatedError, Tabulated
 
