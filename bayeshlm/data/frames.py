@@ -21,8 +21,8 @@ from bayeshlm.data.layout import Column, Layout, bind, categorical_columns, plai
 from bayeshlm.data.sources import open_path
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.expressions import Node, compile_expression
-from bayeshlm.spec.formula import Factor
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.terms import Factor
 
 Frame = nw.DataFrame[Any] | nw.LazyFrame[Any]
 MAX_CATEGORIES = 200

@@ -13,8 +13,8 @@ import numpy as np
 
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.expressions import Node
-from bayeshlm.spec.formula import Factor, GroupTerm, Term
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.terms import Factor, GroupTerm, Term
 
 Indicator = tuple[str, Any]  # (column, category)
 

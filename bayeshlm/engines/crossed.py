@@ -15,8 +15,9 @@ from scipy.linalg import blas, lapack
 
 from bayeshlm.engines import small
 from bayeshlm.engines.crossing import cross
+from bayeshlm.engines.drawing import draw_given_residual
 from bayeshlm.engines.hyperparameters import constrain
-from bayeshlm.engines.marginal import DIGITS, MOST_OF, Sweep, draw_given_residual, least_residual, pseudo_variance
+from bayeshlm.engines.marginal import DIGITS, MOST_OF, Sweep, least_residual, pseudo_variance
 from bayeshlm.engines.problem import Problem
 
 Array = NDArray[np.float64]

@@ -12,8 +12,8 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.support import STATUSES
 from bayeshlm.engines.observations import Observations
 from bayeshlm.engines.parameterization import Plan
-from bayeshlm.spec.formula import variable_name
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.terms import variable_name
 
 ROWS, COLUMNS = "__obs__", "__column__"  # dims, named so that no column of the user's can have their name
 

@@ -20,9 +20,9 @@ from bayeshlm.engines.pymc_text import (
     row_numbers,
 )  # fmt: skip
 from bayeshlm.errors import PriorError, listed
-from bayeshlm.spec.formula import variable_name
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import LKJ
+from bayeshlm.spec.terms import variable_name
 
 INDENT = "    "
 TAKEN = (

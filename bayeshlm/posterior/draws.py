@@ -13,8 +13,8 @@ from bayeshlm.data.layout import Block, Column, Layout, Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_from_dataset
 from bayeshlm.errors import DataError, listed
-from bayeshlm.spec.formula import variable_name
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.terms import variable_name
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -16,8 +16,8 @@ from bayeshlm.engines.progress import progress_bar
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
 from bayeshlm.posterior.draws import common_draws, dataset, find_level, flat, model_of, new_effects, statistics_of
 from bayeshlm.simulation import responses
-from bayeshlm.spec.formula import variable_name
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.terms import variable_name
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -8,110 +8,16 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bayeshlm.errors import FormulaError, listed
-from bayeshlm.spec.expressions import Node, parse_expression, shown
+from bayeshlm.spec.expressions import parse_expression, shown
+from bayeshlm.spec.terms import Factor, Formula, GroupTerm, Term, check_names, check_response_unused, one_spelling
 
 PLACEHOLDER = "bq_{}_bq"  # an identifier that stands for the k-th backticked name while the text is parsed
 MAX_LENGTH = 10_000
 MAX_TERMS = 10_000  # work of expanding one product or power; (20 names)**3 takes 0.2 s
 SIGMA_PART = re.compile(r"\s*(?:;|\n)\s*sigma\s*~")
-SLASH, DIVISION = "/", "\u2215"  # '/' is a path in HDF5, Zarr and DataTree; the division slash looks the same
-
-
-def variable_name(name: str) -> str:
-    """A name as it may stand in a posterior: `/` becomes the division slash U+2215."""
-    return name.replace(SLASH, DIVISION)
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One factor of a term, e.g. ``log1p(hs_gpa)``: its name as shown and its expression."""
-
-    name: str
-    node: Node
-
-
-@dataclass(frozen=True)
-class Term:
-    """A product of factors; none at all is the intercept."""
-
-    factors: tuple[Factor, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Name in the posterior, as in Bambi: `Intercept`, `hs_gpa`, `height:male`."""
-        return variable_name(":".join(factor.name for factor in self.factors)) or "Intercept"
-
-    @property
-    def is_intercept(self) -> bool:
-        return not self.factors
-
-
-@dataclass(frozen=True)
-class GroupTerm:
-    """Group-specific effects, e.g. ``(1 + x | g)``.
-
-    Attributes
-    ----------
-    effects : tuple of Term
-        What varies: the intercept and slopes.
-    level : tuple of str
-        Grouping columns, outermost first: ``("method", "instructor")`` for `1 | method:instructor`.
-    correlated : bool
-        True for ``|`` (the effects share a covariance matrix), False for ``||``.
-    """
-
-    effects: tuple[Term, ...]
-    level: tuple[str, ...]
-    correlated: bool
-
-    @property
-    def level_name(self) -> str:
-        return variable_name(":".join(self.level))
-
-    def effect_name(self, effect: Term) -> str:
-        """Name of the effects in the posterior: `1|method`, `hs_gpa|method`."""
-        return f"{'1' if effect.is_intercept else effect.name}|{self.level_name}"
-
-    @property
-    def correlation_name(self) -> str:
-        """Name of the correlation matrix: `corr|subject`."""
-        return f"corr|{self.level_name}"
-
-
-@dataclass(frozen=True)
-class Formula:
-    """A parsed formula: response, common terms in order of degree, group-specific terms in order of appearance.
-
-    `text` is the formula with its spaces made single, outside backticks. Where the left side is ``p(s, t)``, `response`
-    is the successes s and `trials` is t. `offsets` are added to the linear predictor as they are, with no parameter.
-    `sigma` is the column whose categories have a residual standard deviation each, None where all rows share one.
-    """
-
-    text: str
-    response: Factor
-    common: tuple[Term, ...]
-    groups: tuple[GroupTerm, ...]
-    trials: Factor | None = None
-    offsets: tuple[Factor, ...] = ()
-    sigma: Factor | None = None
-
-    @property
-    def intercept(self) -> bool:
-        return any(term.is_intercept for term in self.common)
-
-    def columns(self) -> tuple[str, ...]:
-        """Every column the formula uses, once, in order of appearance."""
-        found = list(self.response.node.columns())
-        found += [name for factor in (self.trials, *self.offsets) if factor for name in factor.node.columns()]
-        terms = [*self.common, *(effect for group in self.groups for effect in group.effects)]
-        found += [name for term in terms for factor in term.factors for name in factor.node.columns()]
-        found += [name for group in self.groups for name in group.level]
-        found += self.sigma.node.columns() if self.sigma else ()
-        return tuple(dict.fromkeys(found))
 
 
 def parse_formula(text: str) -> Formula:
@@ -162,10 +68,10 @@ def _parse(text: str) -> Formula:
         else:
             groups += _group_terms(*inside, names)
     common = _terms(" ".join(rest) or "1", names, text)
-    groups = _check_groups(groups)
+    groups = one_spelling(groups)
     outcomes, others = [response, *([trials] if trials else [])], [*offsets, *([spread] if spread else [])]
-    _check_response_unused(outcomes, common, groups, others)
-    _check_names(common, groups, spread)
+    check_response_unused(outcomes, common, groups, others)
+    check_names(common, groups, spread)
     pieces = text.split("`")
     pieces[::2] = [re.sub(r"\s+", " ", SIGMA_PART.sub("; sigma ~ ", piece)) for piece in pieces[::2]]
     tidy = "`".join(pieces).strip()
@@ -390,58 +296,3 @@ def _factor(source: str, names: Mapping[str, str]) -> Factor:
 def _tidy(name: str) -> str:
     """One spelling of a factor's name: no double spaces, none inside brackets or backticks' edges."""
     return re.sub(r"\s+(?=[(),])", "", re.sub(r"(?<=\()\s+", "", " ".join(name.split())))
-
-
-def _check_groups(groups: list[GroupTerm]) -> list[GroupTerm]:
-    """The same groupings under one spelling each (a:b and b:a are one level), no effect twice."""
-    first: dict[frozenset[str], tuple[str, ...]] = {}
-    groups = [
-        GroupTerm(group.effects, first.setdefault(frozenset(group.level), group.level), group.correlated)
-        for group in groups
-    ]
-    names = [group.effect_name(effect) for group in groups for effect in group.effects]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise FormulaError(f"These group-specific effects are given more than once: {listed(twice)}.")
-    matrices = [group.correlation_name for group in groups if group.correlated]
-    several = sorted({name.removeprefix("corr|") for name in matrices if matrices.count(name) > 1})
-    if several:
-        raise FormulaError(
-            f"Level {listed(several)} has more than one set of correlated effects. Write them in one bracket, "
-            "(1 + x + z | g), or without correlation, (x || g)."
-        )
-    return groups
-
-
-def _check_names(common: tuple[Term, ...], groups: list[GroupTerm], spread: Factor | None) -> None:
-    """In a posterior every variable, dimension and level has one name, and no two share it."""
-    taken = {"chain": "the dimension of chains", "draw": "the dimension of draws", "sigma": "the residual"}
-    taken |= {"sigma_dim": "the categories of the residual"} if spread else {}
-    levels = list(dict.fromkeys((group.level_name, group.level) for group in groups))
-    wanted = [(term.name, f"common effect {term.name!r}") for term in common]
-    wanted += [(name, f"level {name!r}") for name, _ in levels]
-    wanted += [(name, f"group-specific effect {name!r}") for g in groups for name in map(g.effect_name, g.effects)]
-    wanted += [(f"{g.effect_name(e)}_sigma", f"the scale of {g.effect_name(e)!r}") for g in groups for e in g.effects]
-    wanted += [(f"{term.name}_dim", f"the categories of {term.name!r}") for term in common if term.factors]
-    clashes = []
-    for name, what in wanted:
-        if name in taken:
-            clashes.append(f"{what} and {taken[name]}")
-        taken[name] = what
-    if clashes:
-        raise FormulaError(
-            f"Two things in the posterior would have the same name: {'; '.join(clashes)}. Rename or copy the column, "
-            "e.g. data['year_group'] = data['year'] for (1 | year_group)."
-        )
-
-
-def _check_response_unused(
-    outcomes: list[Factor], common: tuple[Term, ...], groups: list[GroupTerm], others: list[Factor]
-) -> None:
-    outcome = {name for factor in outcomes for name in factor.node.columns()}
-    terms = [*common, *(effect for group in groups for effect in group.effects)]
-    used = {name for term in terms for factor in term.factors for name in factor.node.columns()}
-    used |= {name for group in groups for name in group.level}
-    used |= {name for factor in others for name in factor.node.columns()}
-    if outcome & used:
-        raise FormulaError(f"The response column {listed(sorted(outcome & used))} also stands on the right of '~'.")

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from bayeshlm.errors import FormulaError, PriorError, listed
 from bayeshlm.spec.families import Family, get_family
-from bayeshlm.spec.formula import Formula, parse_formula, variable_name
+from bayeshlm.spec.formula import parse_formula
 from bayeshlm.spec.priors import (
     LKJ,
     Flat,
@@ -23,6 +23,7 @@ from bayeshlm.spec.priors import (
     Priors,
     from_dict,
 )  # fmt: skip
+from bayeshlm.spec.terms import Formula, variable_name
 
 DEFAULT_CORRELATION = LKJ(2.0)
 Censoring = str | tuple[float | None, float | None] | tuple[str, str]

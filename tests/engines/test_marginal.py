@@ -9,8 +9,9 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.data.statistics import compress
 from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.drawing import draw_by_class, draw_given_residual
 from bayeshlm.engines.hyperparameters import constrain, correlation_root
-from bayeshlm.engines.marginal import Marginal, draw_by_class, draw_given_residual
+from bayeshlm.engines.marginal import Marginal
 from bayeshlm.engines.problem import Problem
 from tests.engines.dense import CASES, build, make_frame, make_model
 
