@@ -212,8 +212,8 @@ def _in_memory(task: _Task) -> Cells | None:
         return np.bincount(cell, row_values if w is None else w * row_values, size)
 
     # About each cell's own mean, never about a common one first: cells may lie 1e12 apart and vary by 0.1.
-    own = np.stack([total(column) / weights for column in columns], axis=1)
-    centred = [column - own[cell, k] for k, column in enumerate(columns)]
+    means = [total(column) / weights for column in columns]
+    own, centred = np.stack(means, axis=1), [c - mean[cell] for c, mean in zip(columns, means, strict=True)]
     rest = np.stack([total(deviation) / weights for deviation in centred], axis=1)  # what rounding left of the means
     scatter = np.empty((size, len(columns), len(columns)))
     for i, left in enumerate(centred):

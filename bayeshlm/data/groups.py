@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bayeshlm.data.layout import plain_labels
 
 Codes = NDArray[np.int64]
+FEW = 4  # numbers a row, up to which a table of all of them is quicker than hashing or sorting the rows
 
 
 def factorize(column: nw.Series[Any], name: str) -> tuple[Codes, list[Any]]:
@@ -19,6 +20,17 @@ def factorize(column: nw.Series[Any], name: str) -> tuple[Codes, list[Any]]:
     import pandas as pd
 
     native = column.to_native()
+    if (
+        isinstance(native, pd.Series)
+        and isinstance(native.dtype, np.dtype)
+        and native.dtype.kind == "i"
+        and len(native)
+    ):
+        values = native.to_numpy()
+        low, size = int(values.min()), int(values.max()) - int(values.min()) + 1
+        if size <= FEW * len(values):  # numbers that serve as their own codes: no hashing
+            ranks, found = _renumber(values.astype(np.int64) - low, size, len(values))
+            return ranks, plain_labels(name, (found + low).tolist())
     codes, unique = pd.factorize(native if isinstance(native, pd.Series) else column.to_numpy())
     labels = plain_labels(name, unique.tolist() if isinstance(unique, np.ndarray | pd.Index) else list(unique))
     numbers = bool(labels) and isinstance(labels[0], int)
@@ -40,21 +52,21 @@ def combine(coded: list[tuple[Codes, list[Any]]], rows: int) -> tuple[Codes, Cod
         if size * max(len(labels), 1) > 2**62:  # renumber before the product overflows
             cell, size = np.asarray(pd.factorize(cell, sort=True)[0], dtype=np.int64), rows
         cell, size = cell * len(labels) + codes, size * len(labels)
-    cell, cells = _renumber(cell, size, rows)
-    first = np.empty(cells, dtype=np.int64)
+    cell, found = _renumber(cell, size, rows)
+    first = np.empty(len(found), dtype=np.int64)
     first[cell[::-1]] = np.arange(rows - 1, -1, -1)
     return cell, np.stack([codes[first] for codes, _ in coded], axis=1)
 
 
-def _renumber(cell: Codes, size: int, rows: int) -> tuple[Codes, int]:
-    """(the same numbers without gaps, in the same order; how many there are)."""
+def _renumber(cell: Codes, size: int, rows: int) -> tuple[Codes, Codes]:
+    """(numbers below `size` without their gaps, in the same order; those that occur)."""
     import pandas as pd
 
-    if size <= 4 * rows:  # a table of all of them is smaller than sorting the rows
+    if size <= FEW * rows:  # a table of all of them is smaller than sorting the rows
         occurs = np.bincount(cell, minlength=size) > 0
-        return (np.cumsum(occurs) - 1)[cell], int(occurs.sum())
+        return (cell if occurs.all() else (np.cumsum(occurs) - 1)[cell]), np.flatnonzero(occurs)
     codes, unique = pd.factorize(cell, sort=True)
-    return np.asarray(codes, dtype=np.int64), len(unique)
+    return np.asarray(codes, dtype=np.int64), np.asarray(unique)
 
 
 def joined_labels(members: Sequence[tuple[Any, ...]]) -> list[Any]:

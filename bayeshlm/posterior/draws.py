@@ -82,17 +82,27 @@ def residual_variance(posterior: xr.DataTree, statistics: Statistics) -> Array:
 
     With known standard errors their (weighted) mean square.
     """
-    parts = 1 if statistics.layout.residual is None else len(statistics.layout.residual.labels)
-    rows, weight = (np.bincount(statistics.residual, v, parts) for v in (statistics.count, statistics.weight))
     draws = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
-    if "sigma" not in dataset(posterior):
-        return np.full((draws, 1), float(rows[0] / weight[0]))
-    return np.asarray(flat(posterior, "sigma").reshape(draws, -1) ** 2 * (rows / weight))
+    sigma = flat(posterior, "sigma") if "sigma" in dataset(posterior) else np.ones(draws)
+    return variance_of_rows(statistics, sigma)
+
+
+def variance_of_rows(statistics: Statistics, sigma: Array) -> Array:
+    """As `residual_variance`, of sigma (draws,) or (draws, parts) from anywhere; 1 where the errors are known."""
+    variance = sigma.reshape(len(sigma), -1) ** 2
+    rows, weight = (
+        np.bincount(statistics.residual, v, variance.shape[1]) for v in (statistics.count, statistics.weight)
+    )
+    return np.asarray(variance * (rows / weight))
 
 
 def mean_residual_variance(posterior: xr.DataTree, statistics: Statistics) -> Array:
     """(draws,): mean of `residual_variance` over rows."""
-    variance = residual_variance(posterior, statistics)
+    return mean_over_rows(statistics, residual_variance(posterior, statistics))
+
+
+def mean_over_rows(statistics: Statistics, variance: Array) -> Array:
+    """(draws,) from (draws, parts), each category of sigma by its share of the rows."""
     rows = np.bincount(statistics.residual, statistics.count, variance.shape[1])
     return np.asarray(variance @ rows / rows.sum())
 

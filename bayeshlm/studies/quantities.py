@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.posterior.draws import mean_over_rows, variance_of_rows
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]  # variable -> (draws, ...), named like the posterior
@@ -216,20 +217,9 @@ def variance_shares(statistics: Statistics, values: Values) -> dict[str, Array]:
             correlation[np.ix_(range(len(sds)), positions, positions)] = values[f"corr|{level.name}"]
         inner = moments[np.ix_(level.columns, level.columns)]
         parts[level.name] = np.einsum("si,sij,sj,ij->s", sds, correlation, sds, inner)
-    residual = _residual(statistics, values)
+    residual = mean_over_rows(statistics, variance_of_rows(statistics, values.get("sigma", np.ones(1))))
     total = sum(parts.values()) + residual
     return {name: part / total for name, part in parts.items()}
-
-
-def _residual(statistics: Statistics, values: Values) -> Array:
-    """(draws,) mean over rows of the residual variance."""
-    if "sigma" not in values:
-        return np.full(1, statistics.rows / statistics.weight.sum())
-    variance = values["sigma"].reshape(len(values["sigma"]), -1) ** 2
-    rows, weight = (
-        np.bincount(statistics.residual, v, variance.shape[1]) for v in (statistics.count, statistics.weight)
-    )
-    return np.asarray(variance @ (rows**2 / weight) / rows.sum())
 
 
 def log_likelihood(statistics: Statistics, values: Values) -> Array:
