@@ -56,13 +56,15 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
     sigma = np.ones(batch) if problem.known_sigma else values[:, 0]
     if problem.split is not None:
         sigma = values[:, : problem.residuals]
-    partial = 2 * ndtr(theta[:, count:]) - 1
+    partial = np.empty((batch, 0))
+    if problem.correlations:
+        partial = 2 * ndtr(theta[:, count:]) - 1
+        log_prior += np.sum(log_normal[:, count:] + math.log(2), axis=1)
     first = 0
     for correlation in problem.correlations:
         mine = slice(first, first + correlation.partials)
         log_prior += correlation.prior.logpdf_partial(partial[:, mine], len(correlation.positions))
         first += correlation.partials
-    log_prior += np.sum(log_normal[:, count:] + math.log(2), axis=1)
     roots = covariance_roots(problem, values, partial)
     for recentred in problem.recentred:
         log_prior += _turn_back(problem, recentred, values, roots)

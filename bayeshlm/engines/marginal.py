@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 DIGITS = 1e-13  # share of the response's sum of squares that must be left for the density to have any digits
 MOST_OF = 0.9  # of the least residual there can be
 FEW_CLASSES = 4  # groups a class on average, from which drawing class by class pays
+FEW_COLUMNS = 3  # common effects up to which plain array arithmetic is quicker than stacked LAPACK calls
 CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
 
 
@@ -100,6 +101,7 @@ class Marginal:
         elif problem.levels:
             self.leaf = _leaf(problem, self.pairs)
             k = len(problem.levels[-1].columns)
+            self.entries = np.triu_indices(k)
             largest = len(self.leaf.members) * k * (k + 1) // 2
             parents = self.leaf.rest.shape[2]
         else:
@@ -107,6 +109,9 @@ class Marginal:
             largest = parents = 1
         self.chunk = int(np.clip(CACHE // max(largest, width * width * parents), 4, 4096))
         self.residual = least_residual(problem)
+        self.square = np.ix_(problem.common, problem.common)
+        self.pull = problem.precision @ problem.prior_mean
+        self.lifted = [not np.array_equal(level.lift, np.eye(len(level.lift))) for level in problem.levels]
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
@@ -180,13 +185,13 @@ class Marginal:
         level = problem.levels[-1]
         k, batch = len(level.columns), len(variance)
         inverse, log_determinants = small.inverse_and_log_determinant(pseudo_variance(leaf.distinct, root, variance))
-        entries = np.stack([inverse[i, j] for i in range(k) for j in range(i, k)])
+        entries = inverse[self.entries] if k > 1 else inverse[0]
         sums = leaf.products @ entries.reshape(-1, batch)
-        width, parents = problem.width, leaf.rest.shape[2]
+        parents = leaf.rest.shape[2]
         packed = sums.reshape(parents, len(self.pairs), batch)
-        moments = np.empty((width, width, parents, batch))
+        moments = leaf.rest[..., None] / variance
         for index, (a, b) in enumerate(self.pairs):
-            moments[a, b] = packed[:, index] + leaf.rest[a, b][:, None] / variance
+            moments[a, b] += packed[:, index]
             if a != b:
                 moments[b, a] = moments[a, b]
         free = problem.rows - k * level.groups
@@ -200,7 +205,9 @@ class Marginal:
     def _eliminate(self, level: int, rows: Array, rest: Array, root: Array) -> tuple[Array, Array, Upper]:
         """Integrate a level's effects out, whose pseudo-observations are `rows` (k, c, groups, B)."""
         record = self.problem.levels[level]
-        factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.lift)
+        factor = rows[:, record.columns]
+        if self.lifted[level]:
+            factor = np.einsum("icgb,cj->ijgb", factor, record.lift)
         k = len(record.columns)
         inverse, log_determinants = small.inverse_and_log_determinant(pseudo_variance(factor, root, 1.0))
         for i in range(k):
@@ -211,12 +218,15 @@ class Marginal:
     def _root(self, moments: Array, log_determinant: Array, uppers: tuple[Upper, ...], floor: Array) -> Sweep:
         """Integrate the common effects out; moments (c, c, B), `floor` (B,) what no effect can explain."""
         problem = self.problem
-        x, y = list(problem.common), problem.width - 1
-        information = np.moveaxis(moments[np.ix_(x, x)], 2, 0) + problem.precision
-        pull = problem.precision @ problem.prior_mean
-        score = moments[x, y].T + pull
-        quadratic = whole = moments[y, y] + problem.prior_mean @ pull
-        if x:
+        x, y = problem.common, problem.width - 1
+        information = moments[self.square].transpose(2, 0, 1) + problem.precision
+        score = moments[x, y].T + self.pull
+        quadratic = whole = moments[y, y] + problem.prior_mean @ self.pull
+        if 0 < len(x) <= FEW_COLUMNS:
+            root = small.cholesky(information.transpose(1, 2, 0))
+            quadratic = quadratic - np.sum(small.solve_lower(root, score.T) ** 2, axis=0)
+            log_determinant = log_determinant + 2 * sum(np.log(root[i, i]) for i in range(len(x)))
+        elif x:
             root = np.linalg.cholesky(information)
             half = np.linalg.solve(root, score[:, :, None])[:, :, 0]
             quadratic = quadratic - np.sum(half**2, axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ STARTS, APART = 3, 1.0  # starts of the mode search, and how far they keep from 
 ARRIVED = 0.25  # squared distance from a known mode, in its standard deviations, at which a climb is called off
 NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in log density, none
 MAX_NEWTON, CONVERGED, MAX_STEP = 60, 3e-3, 1.5
-DAMPING = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
+LENGTHS = np.array([1.0, 8.0, 4.0, 2.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
 ASIDE = (0.15, 0.85)  # where in the box a parameter of the highest mode is moved to, to look for others
 NEAR_ENOUGH = 0.1  # gain in log density of the last step towards a mode that only has to be near
 NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
@@ -57,7 +58,9 @@ def _climb_all(
     if not len(starts):
         return modes
     x = np.clip(np.array(starts), low, high)
+    d = x.shape[1]
     steps = np.full(x.shape, NEWTON_STEP)
+    values, gradients, curvatures = _derivatives(log_density, x, steps)
     climbing, ended = np.arange(len(x)), list[int]()
     known = [(mode, root_of(curvature)) for _, mode, curvature in modes]
     for _ in range(MAX_NEWTON):
@@ -65,27 +68,36 @@ def _climb_all(
         climbing = climbing[~np.array(near, dtype=bool)]
         if not len(climbing):
             break
-        values, gradients, curvatures = _derivatives(log_density, x[climbing], steps[climbing])
-        steps[climbing] = np.minimum(NEWTON_STEP, NEAR_SHARE * _widths(curvatures))
-        direction = _newton_step(gradients, curvatures)
-        trials = np.clip(x[climbing][:, None] + DAMPING[:, None] * direction[:, None], low, high)
-        reached = log_density(trials.reshape(-1, x.shape[1])).reshape(trials.shape[:2])
+        steps[climbing] = np.minimum(NEWTON_STEP, NEAR_SHARE * _widths(curvatures[climbing]))
+        direction = _newton_step(gradients[climbing], curvatures[climbing])
+        trials = np.clip(x[climbing][:, None] + LENGTHS[:, None] * direction[:, None], low, high)
+        # The full step mostly is the best one: its derivatives come in the same batch.
+        ahead = trials[:, 0, None] + _pattern(d) * steps[climbing][:, None]
+        reached = log_density(np.concatenate([trials[:, 1:].reshape(-1, d), ahead.reshape(-1, d)]))
+        shorter, at_full = np.split(reached, [len(climbing) * (len(LENGTHS) - 1)])
+        at_full = at_full.reshape(len(climbing), -1)
+        reached = np.concatenate([at_full[:, :1], shorter.reshape(len(climbing), -1)], axis=1)
         best = reached.argmax(axis=1)
         rows = np.arange(len(climbing))
-        up = reached[rows, best] > values + CONVERGED
-        x[climbing[up]] = trials[rows[up], best[up]]
-        for k, curvature in zip(climbing[~up], curvatures[~up], strict=True):
+        up = reached[rows, best] > values[climbing] + CONVERGED
+        for k in climbing[~up]:
             ended.append(k)
-            known.append((x[k].copy(), root_of(curvature)))
+            known.append((x[k].copy(), root_of(curvatures[k])))
+        x[climbing[up]] = trials[rows[up], best[up]]
+        full, less = up & (best == 0), climbing[up & (best > 0)]
+        here = climbing[full]
+        values[here], gradients[here], curvatures[here] = _differences(at_full[full], steps[here])
+        if len(less):
+            values[less], gradients[less], curvatures[less] = _derivatives(log_density, x[less], steps[less])
         climbing = climbing[up]
     ended = [*ended, *climbing]
     if not ended:
         return modes
     tops = x[ended]
-    wide = np.full(tops.shape, WIDE_STEP)
-    for _ in range(2):  # the first pass may not have known how narrow the peak is
-        wide = np.minimum(WIDE_STEP, WIDE_SHARE * _widths(_derivatives(log_density, tops, wide)[2]))
-    values, _, curvatures = _derivatives(log_density, tops, wide)
+    wide = np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvatures[ended]))
+    for _ in range(2):  # the first pass may have seen no more than the tip of a peak
+        values, _, curvatures = _derivatives(log_density, tops, wide)
+        wide = np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvatures))
     found = list(modes)
     for value, mode, curvature in zip(values.tolist(), tops, curvatures, strict=True):
         same = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in found)
@@ -157,17 +169,32 @@ def _widths(curvature: Array) -> Array:
 
 def _derivatives(log_density: LogDensity, x: Array, steps: Array) -> tuple[Array, Array, Array]:
     """Values (m,), gradients (m, d), negative Hessians (m, d, d) by central differences at x (m, d), in one batch."""
-    count, d = x.shape
-    i, j = np.triu_indices(d, 1)
+    points = x[:, None] + _pattern(x.shape[1]) * steps[:, None]  # (m, differences, d)
+    return _differences(log_density(points.reshape(-1, x.shape[1])).reshape(len(x), -1), steps)
+
+
+@functools.cache
+def _pattern(d: int) -> Array:
+    """Where `_differences` needs the density, in steps: (1 + 2 d + d (d - 1), d)."""
     unit = np.eye(d)
-    corners = [a * unit[i] + b * unit[j] for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
-    pattern = np.concatenate([np.zeros((1, d)), unit, -unit, *corners])
-    points = x[:, None] + pattern * steps[:, None]  # (m, differences, d)
-    f = log_density(points.reshape(-1, d)).reshape(count, -1)
+    i, j = _pairs(d)
+    return np.concatenate([np.zeros((1, d)), unit, -unit, unit[i] + unit[j], -unit[i] - unit[j]])
+
+
+@functools.cache
+def _pairs(d: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(d, 1)
+
+
+def _differences(f: Array, steps: Array) -> tuple[Array, Array, Array]:
+    """Values, gradients, negative Hessians from densities (m, differences) at `_pattern` times steps (m, d)."""
+    count, d = steps.shape
     f = np.where(np.isfinite(f), f, f[:, :1] - 50.0)
     middle, up, down = f[:, :1], f[:, 1 : d + 1], f[:, d + 1 : 2 * d + 1]
     hessian = np.zeros((count, d, d))
     hessian[:, np.arange(d), np.arange(d)] = (up - 2 * middle + down) / steps**2
-    pp, pm, mp, mm = np.split(f[:, 2 * d + 1 :], 4, axis=1)
-    hessian[:, i, j] = hessian[:, j, i] = (pp - pm - mp + mm) / (4 * steps[:, i] * steps[:, j])
+    i, j = _pairs(d)
+    both_up, both_down = np.split(f[:, 2 * d + 1 :], 2, axis=1)
+    single = up[:, i] + up[:, j] + down[:, i] + down[:, j] - 2 * middle
+    hessian[:, i, j] = hessian[:, j, i] = (both_up + both_down - single) / (2 * steps[:, i] * steps[:, j])
     return middle[:, 0], (up - down) / (2 * steps), -hessian
