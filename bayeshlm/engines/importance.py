@@ -15,6 +15,7 @@ from scipy import special
 from scipy.stats import qmc
 
 from bayeshlm.engines.modes import LogDensity, find_modes, root_of
+from bayeshlm.engines.pareto import pareto_k
 
 Array = NDArray[np.float64]
 DEGREES = 4.0  # of the t proposals: log standard deviations have exponential tails, which any t dominates
@@ -305,14 +306,3 @@ def _efficiency(log_weight: Array) -> float:
         return 0.0
     weight = _normalised(log_weight)
     return float(1.0 / (len(weight) * np.sum(weight**2)))
-
-
-def pareto_k(log_weight: Array) -> float:
-    """Pareto shape of the importance weights; inf where it cannot be fitted, so that it never passes a check."""
-    from arviz_stats.base import array_stats
-
-    finite = log_weight[np.isfinite(log_weight)]
-    if len(finite) < 100:
-        return math.inf
-    _, k = array_stats.psislw(finite.max() - finite)  # takes log likelihoods, whose negatives are the log weights
-    return math.inf if np.isnan(k) else float(k)

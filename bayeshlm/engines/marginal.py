@@ -270,7 +270,11 @@ class Marginal:
         problem = self.problem
         batch, p = len(sigma), len(problem.common)
         centred = np.zeros((batch, p))
-        if p:
+        if 0 < p <= FEW_COLUMNS:
+            root = small.cholesky(sweep.information.transpose(1, 2, 0))
+            half = small.solve_lower(root, sweep.score.T) + rng.standard_normal((batch, p)).T
+            centred = small.solve_upper(root, half).T
+        elif p:
             root = np.linalg.cholesky(sweep.information)
             half = np.linalg.solve(root, sweep.score[:, :, None])[:, :, 0] + rng.standard_normal((batch, p))
             centred = np.linalg.solve(np.swapaxes(root, 1, 2), half[:, :, None])[:, :, 0]

@@ -25,6 +25,7 @@ from bayeshlm.engines.exact import fit_exact
 from bayeshlm.engines.hyperparameters import interval, search_box, to_score
 from bayeshlm.engines.marginal import Marginal
 from bayeshlm.engines.modes import LogDensity, near_mode
+from bayeshlm.engines.pareto import pareto_k
 from bayeshlm.engines.problem import Problem, Scale, block_slices
 from bayeshlm.posterior.draws import find_level, values_of
 
@@ -144,7 +145,7 @@ def _good(weight: Array) -> bool:
     if not 1 / np.sum(weight**2) >= MIN_EFFICIENCY * POINTS:
         return False
     with np.errstate(divide="ignore"):
-        return importance.pareto_k(np.log(weight)) <= importance.MAX_PARETO_K
+        return pareto_k(np.log(weight)) <= importance.MAX_PARETO_K
 
 
 def _resample(theta: Array, weight: Array, rng: np.random.Generator) -> Array:

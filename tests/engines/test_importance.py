@@ -15,6 +15,7 @@ from bayeshlm.engines import importance, modes
 from bayeshlm.engines.base import build_problem
 from bayeshlm.engines.hyperparameters import search_box
 from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.pareto import pareto_k
 from tests.engines.stress import draw
 
 LOW, HIGH = np.full(2, -4.0), np.full(2, 4.0)
@@ -93,9 +94,24 @@ def test_a_density_of_zero_is_an_error() -> None:
 def test_pareto_k_of_a_heavy_tail_is_large_and_of_few_weights_infinite() -> None:
     rng = np.random.default_rng(4)
     heavy = -np.log(rng.uniform(size=5000))  # weights 1 / u have a Pareto tail of shape 1
-    assert importance.pareto_k(heavy) == pytest.approx(1.0, abs=0.35)
-    assert importance.pareto_k(rng.normal(0, 0.1, 5000)) < 0.5
-    assert importance.pareto_k(np.zeros(5)) == np.inf
+    assert pareto_k(heavy) == pytest.approx(1.0, abs=0.35)
+    assert pareto_k(rng.normal(0, 0.1, 5000)) < 0.5
+    assert pareto_k(np.zeros(5)) == pareto_k(np.full(200, np.nan)) == np.inf
+
+
+def test_pareto_k_of_one_weight_among_thousands_is_infinite_and_of_equal_ones_minus_infinite() -> None:
+    """Nothing to fit either way: the first never passes a check, the second always."""
+    assert pareto_k(np.append(np.full(3999, -1e4), 0.0)) == np.inf
+    assert pareto_k(np.zeros(500)) == -np.inf
+
+
+@pytest.mark.parametrize("count", [100, 225, 226, 1024, 16000])
+@pytest.mark.parametrize("degrees", [2, 5, 1000])
+def test_pareto_k_is_arvizs(count: int, degrees: int) -> None:
+    rng = np.random.default_rng([count, degrees])
+    for size in (0.01, 0.3, 1.0, 4.0):
+        weights = size * rng.standard_t(degrees, count)
+        assert pareto_k(weights) == pytest.approx(float(array_stats.psislw(-weights)[1]), abs=1e-12)
 
 
 def test_metropolis_keeps_the_better_of_equals_and_counts() -> None:
