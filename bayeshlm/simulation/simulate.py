@@ -108,9 +108,8 @@ def draw_frame(design: Design, rng: np.random.Generator) -> pd.DataFrame:
     columns[design.unit] = np.arange(len(group_of_row))
     for name, treatment in design.treatments:
         arms = assign(treatment, structure, rng)[ancestors[treatment.level]][group_of_row]
-        # Named arms keep their order: the first is the reference of a common effect, not the alphabet's first.
-        named = not isinstance(treatment.arms, int | np.integer)
-        columns[name] = pd.Categorical(np.array(treatment.names)[arms], list(treatment.names)) if named else arms
+        # Arms keep their order: the first is the reference of a common effect, not the alphabet's first.
+        columns[name] = pd.Categorical(np.array(treatment.names)[arms], list(treatment.names))
     for name, covariate in design.covariates:
         columns[name] = _covariate(covariate.level, covariate.distribution.sample, structure, group_of_row, rng)
     return pd.DataFrame(columns)

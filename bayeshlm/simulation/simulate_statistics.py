@@ -120,7 +120,7 @@ def needs_rows(model: Model, design: Design) -> bool:
         return True
     groupings = {*design.groupings, *(name for name, _ in design.treatments)}
     keys = {key for group in model.terms.groups for key in group.level}
-    named = {n for n, t in design.treatments if not isinstance(t.arms, int | np.integer)}
+    named = {name for name, _ in design.treatments}
     categories = set(categorical_columns(model, {name: name not in named for name in model.columns}))
     units = {name for name, covariate in design.covariates if covariate.level is None}
     weighted = model.family_spec.log_response and bool({model.weights, model.se} & units)

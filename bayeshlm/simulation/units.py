@@ -174,10 +174,7 @@ def draw_groups(model: Model, design: Design, structure: Structure, rng: np.rand
         arm = assign(treatment, structure, rng)[ancestors[treatment.level]]
         values[name] = arm.astype(float)
         labels: list[Any] = list(treatment.names)
-        if isinstance(treatment.arms, int | np.integer):
-            labels = list(range(int(treatment.arms)))
-        else:
-            categories[name] = treatment.names
+        categories[name] = treatment.names
         order = sorted(np.unique(arm).tolist(), key=lambda k: labels[k])
         rank = np.zeros(len(labels), dtype=np.int64)
         rank[order] = np.arange(len(order))

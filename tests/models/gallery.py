@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 import bayeshlm as bh
+from bayeshlm.spec.priors import Prior
 
 MODELS = Path(__file__).parents[2] / "models"
 Point = dict[str, Any]
@@ -25,6 +26,14 @@ def load_study(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@dataclass(frozen=True)
+class ByLot(Prior):
+    """0, 1 and 2 by lot, once in every three groups in a row: in equal numbers within their parents of three."""
+
+    def sample(self, rng: np.random.Generator, size: Any = None) -> np.ndarray:
+        return rng.permuted(np.arange(size).reshape(-1, 3) % 3, axis=1).ravel().astype(float)
 
 
 @dataclass(frozen=True)
@@ -116,8 +125,8 @@ def gallery(name: str) -> Gallery:
     study = load_study(name)
     if name == "teaching_methods":
         # hs_gpa is 0, 1 or 2 by lot, so that two worlds have the same values of it, in another order.
-        grades = bh.Treatment(3, level="instructor", within="method")
-        small = bh.Design.nested(method=4, instructor=3, student=5, treatments={"hs_gpa": grades})
+        grades = bh.Covariate(ByLot(), level="instructor")
+        small = bh.Design.nested(method=4, instructor=3, student=5, covariates={"hs_gpa": grades})
         latent = ("log1p(hs_gpa)", "overall", "method_level", "instructor_level")
         levels = ("method", "instructor")
         return Gallery(study, small, latent, "score", *levels, teaching_predictor, teaching_point)

@@ -20,7 +20,7 @@ from bayeshlm.engines.marginal import Marginal
 from bayeshlm.engines.pymc_model import to_pymc
 from tests.engines.dense import DenseLevel, one
 from tests.engines.generative import Points, Twin, Values, random_points, row_density
-from tests.models.gallery import load_study
+from tests.models.gallery import ByLot, load_study
 
 MODE = "FAST_COMPILE"
 WORLDS = 150
@@ -63,7 +63,7 @@ def is_(column: str, value: str) -> Callable[[pd.DataFrame], np.ndarray]:
 # hs_gpa, severity: 0, 1 or 2 by lot in equal numbers, so that two worlds have the same values, in another order.
 TEACHING = Study(
     bh.Design.nested(method=4, instructor=3, student=5,
-                     treatments={"hs_gpa": bh.Treatment(3, level="instructor", within="method")}),
+                     covariates={"hs_gpa": bh.Covariate(ByLot(), level="instructor")}),
     "score", {"Intercept": one, "log1p(hs_gpa)": log_gpa}, (("method",), ("method", "instructor")), told=("hs_gpa",),
 )  # fmt: skip
 STUDIES = {
@@ -76,9 +76,9 @@ STUDIES = {
         told=("price",),
     ),
     "clinic_trial": Study(
-        bh.Design.nested(site=6, clinic=6, patient=8, treatments={
-            "therapy": bh.Treatment(("usual", "new"), level="site"),
-            "severity": bh.Treatment(3, level="clinic", within="site")}),
+        bh.Design.nested(site=6, clinic=6, patient=8,
+                         treatments={"therapy": bh.Treatment(("usual", "new"), level="site")},
+                         covariates={"severity": bh.Covariate(ByLot(), level="clinic")}),
         "recovered", {"Intercept": one, "therapy": is_("therapy", "new"),
                       "severity": lambda data: data[["severity"]].to_numpy().astype(float)},
         (("clinic",),), noncentred=("clinic",), told=("therapy", "severity"),

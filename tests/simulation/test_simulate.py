@@ -6,6 +6,7 @@ from scipy import stats
 
 import bayeshlm as bh
 from bayeshlm.errors import DesignError, PriorError
+from bayeshlm.simulation.simulate_statistics import simulate_statistics
 
 # |z| > 4.5 happens to a right simulation once in 150,000 checks; the seeds are fixed.
 LIMIT = 4.5
@@ -199,3 +200,19 @@ def test_seed_study_as_written_and_with_both_caps():
     np.testing.assert_allclose(capped.score[below], d.score[below] / 80)
     with pytest.raises(DesignError, match="divide evenly"):
         bh.seed_study(students=101)
+
+
+def test_numbered_arms_are_categories_and_no_dose() -> None:
+    """Three arms called 0, 1 and 2 have two effects, not one slope."""
+    design = bh.Design.nested(clinic=12, patient=2, treatments={"arm": bh.Treatment(3, level="clinic")})
+    model = bh.Model("y ~ arm + (1 | clinic)", priors={
+        "Intercept": bh.Normal(0, 1), "arm": bh.Normal(0, 1), "1|clinic_sigma": bh.HalfNormal(1),
+        "sigma": bh.HalfNormal(1),
+    })  # fmt: skip
+    world = bh.simulate(model, design, random_seed=1)
+    assert world.data["arm"].unique().tolist() == world.data["arm"].astype(str).unique().tolist()
+    assert world.truth["arm"].sizes == {"arm_dim": 2}
+    assert world.truth["arm_dim"].values.tolist() == ["1", "2"]
+    compressed = simulate_statistics(model, design, random_seed=1)
+    assert compressed.through == "statistics"
+    assert compressed.truth["arm_dim"].values.tolist() == ["1", "2"]
