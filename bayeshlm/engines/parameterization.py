@@ -25,7 +25,9 @@ Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 PARAMETERIZATIONS = ("auto", "centered", "noncentered")
 GRID = 8.0  # log tau is looked at this far from the log of the noise
-ENOUGH = 3.0  # data to prior precision of a typical group, beyond which its level is centred (measured, see the benchmark)
+ENOUGH = (
+    3.0  # data to prior precision of a typical group, beyond which its level is centred (measured, see the benchmark)
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,8 @@ def collect(result: xr.DataTree, *, figures: bool = True) -> StudyPage:
             _panels(result, verdict, order) if figures else (), note=_panel_note(len(order)), small=True,
         ),
         Section("coverage", "Coverage of central intervals", tables=(_coverage(verdict, order),), note=(
-            f"The worst first. Monte Carlo standard errors of a right posterior: {_errors(verdict)}."
+            "The worst first; share of studies whose interval of so much probability holds the truth. Monte Carlo "
+            f"standard errors of a right posterior: {_errors(verdict)}."
         )),
         study.failures(rows, ("replicate", "seed", "error")),
     )  # fmt: skip
@@ -151,5 +152,5 @@ def _coverage(verdict: xr.Dataset, order: Order) -> Table:
         for k in order[:MOST_ROWS]
     ]  # fmt: skip
     left = len(order) - len(rows)
-    headers = ("quantity", "p-value", "corrected", *(f"{level:.0%} interval" for level in levels))
+    headers = ("quantity", "p-value", "corrected", *(f"in {level:.0%}" for level in levels))
     return Table(headers, tuple(rows), 1, f"{left:,} further quantities are in the stored result." if left > 0 else "")
