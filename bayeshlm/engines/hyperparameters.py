@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -197,9 +198,14 @@ def search_box(problem: Problem) -> tuple[Array, Array]:
             continue
         sizes = [math.log(scale.size)]
         if scale.prior.proper:  # a prior far from the data's own scale widens the search
-            typical = float(np.median(scale.prior.sample(np.random.default_rng(0), 501)))
-            sizes.append(math.log(min(max(typical, 1e-100 * scale.size), 1e100 * scale.size)))
+            sizes.append(math.log(min(max(_typical(scale.prior), 1e-100 * scale.size), 1e100 * scale.size)))
         low.append(max(float(to_score(scale, math.exp(min(sizes) + LOG_RANGE[0]))), -LIMIT))
         high.append(min(float(to_score(scale, math.exp(max(sizes) + LOG_RANGE[1]))), LIMIT))
     partials = sum(c.partials for c in problem.correlations)
     return np.array(low + [-2.5] * partials), np.array(high + [2.5] * partials)
+
+
+@functools.lru_cache(maxsize=256)
+def _typical(prior: Prior) -> float:
+    """About the median of a proper prior."""
+    return float(np.median(prior.sample(np.random.default_rng(0), 501)))

@@ -97,13 +97,16 @@ def _importance(
         return None
     proposal = _widened(importance.laplace([mode]).components[0])
     theta, weight = _weigh(log_density, proposal, rng)
-    if not _good(weight) and 1 / np.sum(weight**2) >= FEW:
+    good = _good(weight)
+    if not good and 1 / np.sum(weight**2) >= FEW:
         proposal = _widened(_matched(theta, weight))
         theta, weight = _weigh(log_density, proposal, rng)
-    if not _good(weight):
+        good = _good(weight)
+    if not good:
         proposal, _ = importance.adapt(log_density, proposal, rng)
         theta, weight = _weigh(log_density, proposal, rng)
-    if not _good(weight):
+        good = _good(weight)
+    if not good:
         return None
     theta = _resample(theta, weight, rng)
     level = find_level(statistics, by)
