@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from bayeshlm.engines.modes import LogDensity
 
 Array = NDArray[np.float64]
-STEP = 1e-4
+STEP = 1e-4  # of the differences, in standard deviations of the points that were found
+SMALLEST, RIDGE = 1e-12, 1e-4  # variance that is one at all; share of the diagonal, so that every root exists
 TUNE = 500
 TARGET_ACCEPT = 0.9
 
 
 def sample_collapsed(
-    log_density: LogDensity, start: Array, *, draws: int, chains: int, seed: int, progress: bool
+    log_density: LogDensity, found: Array, *, draws: int, seed: int, progress: bool
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Draw theta by NUTS.
 
@@ -28,8 +29,10 @@ def sample_collapsed(
     ----------
     log_density : callable
         (n, d) -> (n,); its gradient is taken by batched central differences.
-    start : (chains, d)
-    draws, chains, seed : int
+    found : (chains, n, d)
+        Points that another sampler found, well weighted or not: the last of each chain is its start, and their spread
+        the metric that the walk adapts from, without which narrow ridges take thousands of steps a draw.
+    draws, seed : int
     progress : bool
         Show PyMC's progress bar.
 
@@ -40,8 +43,10 @@ def sample_collapsed(
     """
     import pymc as pm
 
-    d = start.shape[1]
-    density = _density_op(log_density, d)
+    chains, _, d = found.shape
+    centre, root = _spread(found.reshape(-1, d))
+    start = np.linalg.solve(root, (found[:, -1] - centre).T).T
+    density = _density_op(lambda z: log_density(centre + z @ root.T), d)
     with pm.Model():
         theta = pm.Flat("theta", shape=d)
         pm.Potential("collapsed", density(theta))
@@ -50,7 +55,17 @@ def sample_collapsed(
             initvals=[{"theta": point} for point in start], compute_convergence_checks=False,
             target_accept=TARGET_ACCEPT, compile_kwargs={"mode": "FAST_COMPILE"},
         )  # fmt: skip
-    return trace["posterior"]["theta"].values, trace["sample_stats"]["diverging"].values.astype(bool)
+    theta = centre + trace["posterior"]["theta"].values @ root.T
+    return theta, trace["sample_stats"]["diverging"].values.astype(bool)
+
+
+def _spread(points: Array) -> tuple[Array, Array]:
+    """Mean (d,) and a lower root (d, d) of the covariance of points (n, d); of the identity where they do not vary."""
+    covariance = np.atleast_2d(np.cov(points.T))
+    variances = np.diag(covariance)
+    if not (variances > SMALLEST).all():
+        return points.mean(axis=0), np.eye(points.shape[1])
+    return points.mean(axis=0), np.linalg.cholesky((1 - RIDGE) * covariance + RIDGE * np.diag(variances))
 
 
 def _density_op(log_density: LogDensity, d: int) -> Any:

@@ -92,7 +92,7 @@ def fit_exact(
         }  # fmt: skip
         stats = {"lp": drawn.log_density}
         if not (drawn.pareto_k <= importance.MAX_PARETO_K and drawn.efficiency >= importance.MIN_EFFICIENCY):
-            theta, stats = _fall_back(marginal, theta, draws, chains, seed, progress)
+            theta, stats = _fall_back(marginal, theta, draws, seed, progress)
             attrs["fallback"] = (
                 f"Importance weights were unreliable (Pareto k {drawn.pareto_k:.2f}, efficiency "
                 f"{drawn.efficiency:.1%}): the hyperparameters were drawn by NUTS on the collapsed model instead."
@@ -159,15 +159,12 @@ def _moments(
 
 
 def _fall_back(
-    marginal: Collapsed, theta: Array, draws: int, chains: int, seed: int, progress: bool
+    marginal: Collapsed, theta: Array, draws: int, seed: int, progress: bool
 ) -> tuple[Array, dict[str, Array]]:
     def log_density(points: Array) -> Array:
         return marginal.log_density(points)[0]
 
-    start = theta[:, -1]
-    theta, diverging = sample_collapsed(
-        log_density, start, draws=draws, chains=chains, seed=seed % 2**31, progress=progress
-    )
+    theta, diverging = sample_collapsed(log_density, theta, draws=draws, seed=seed % 2**31, progress=progress)
     lp = log_density(theta.reshape(-1, theta.shape[2])).reshape(theta.shape[:2])
     return theta, {"lp": lp, "diverging": diverging.astype(float)}
 

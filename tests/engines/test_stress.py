@@ -140,7 +140,7 @@ def test_agrees_with_nuts_on_the_collapsed_density(seed: int) -> None:
         return chosen.density.log_density(theta)[0]
 
     drawn = importance.sample(density, low, high, draws=1000, chains=4, rng=rng, starts=chosen.starts)
-    theta, _ = sample_collapsed(density, drawn.theta[:, -1], draws=1000, chains=4, seed=seed, progress=False)
+    theta, _ = sample_collapsed(density, drawn.theta, draws=1000, seed=seed, progress=False)
     for k in range(problem.size):
         mine, theirs = drawn.theta[:, :, k], theta[:, :, k]
         for prob in PROBS:
