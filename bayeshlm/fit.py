@@ -175,7 +175,7 @@ def _read(model: Model, data: Any, missing: str) -> tuple[Statistics, Table | No
     if not isinstance(model, Model):
         raise DataError(f"The first argument is a {type(model).__name__}, not a bayeshlm.Model.")
     if not isinstance(data, Statistics):
-        if model.family_spec.moments_suffice and model.censored is None:
+        if model.moments_suffice:
             return compress(model, data, missing=missing), None
         table = tabulate(model, data, missing=missing)
         return table.statistics, table

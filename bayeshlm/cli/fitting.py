@@ -74,12 +74,12 @@ def run(terminal: Terminal, request: Request) -> str:
     source = request.data[0]
 
     def read() -> Statistics:
-        if model.family_spec.moments_suffice and model.censored is None:
+        if model.moments_suffice:
             return compress(model, source, missing=request.missing)
         return moments(model, complete_rows(model, source, request.missing))  # fit reads the rows again
 
     statistics = terminal.stage("read", read, rows_and_groups)
-    data = statistics if model.family_spec.moments_suffice and model.censored is None else source
+    data = statistics if model.moments_suffice else source
     check_comparable(statistics, request.compare)
     posterior = terminal.stage(
         "fit",
@@ -214,7 +214,8 @@ def write(terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, repor
 def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, comparisons: Sequence[Comparison]) -> None:
     """Convergence, decisions, and the parameters behind them."""
     from bayeshlm.posterior.draws import model_of
-    from bayeshlm.posterior.summarize import residual_note, summarize
+    from bayeshlm.posterior.shares import residual_note
+    from bayeshlm.posterior.summarize import summarize
 
     model: Model = model_of(posterior)
     terminal.status(found.status, found.to_text())

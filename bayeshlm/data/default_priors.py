@@ -40,7 +40,7 @@ def scaled_priors(model: Model, data: Any) -> Model:
     """
     if isinstance(data, Statistics):
         statistics = data
-    elif model.family_spec.moments_suffice and model.censored is None:
+    elif model.moments_suffice:
         statistics = compress(model, data)
     else:
         statistics = moments(model, complete_rows(model, data, "drop"))

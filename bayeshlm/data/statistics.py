@@ -167,7 +167,7 @@ def compress(
     DataError
         See `bayeshlm.data.checks`: every offender is named before anything is fitted.
     """
-    if not model.family_spec.moments_suffice or model.censored is not None:
+    if not model.moments_suffice:
         what = f"family {model.family!r}" if model.censored is None else "censored responses"
         raise DataError(f"Sums of squares and products are not enough for {what}: fit needs the rows themselves.")
     _check_missing(missing)

@@ -10,6 +10,7 @@ Biometrika 82(3)).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +61,17 @@ class Plan:
     information: float
 
 
-def plan_levels(statistics: Statistics, parameterization: str) -> tuple[Plan, ...]:
+def plan_levels(
+    statistics: Statistics, parameterization: str, information: Sequence[float] | None = None
+) -> tuple[Plan, ...]:
     """A plan for each level, parents before their children.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    parameterization : {"auto", "centered", "noncentered"}
+    information : sequence of float, optional
+        Of the layout's levels, in place of what these data say: one choice for many data sets.
 
     Raises
     ------
@@ -73,18 +83,18 @@ def plan_levels(statistics: Statistics, parameterization: str) -> tuple[Plan, ..
     sizes = [len(members) for members in statistics.members]
     order = sorted(range(len(sizes)), key=lambda k: (sizes[k], k))
     parents = {k: _parent(statistics, order[:position], k) for position, k in enumerate(order)}
-    information = _information(statistics, order, parents)
+    told = _information(statistics, order, parents) if information is None else dict(enumerate(information))
     tops = [k for k in order if parents[k] is None]
-    anchor = max(tops, key=lambda k: (information[k], -k), default=-1)
+    anchor = max(tops, key=lambda k: (told[k], -k), default=-1)
     plans = []
     for k in order:
         parent = parents[k]
         codes = np.zeros(sizes[k], dtype=np.int64)
         if parent is not None:
             codes[statistics.codes[:, k]] = statistics.codes[:, parent]
-        centred = information[k] > ENOUGH if parameterization == "auto" else parameterization == "centered"
+        centred = told[k] > ENOUGH if parameterization == "auto" else parameterization == "centered"
         reference = _reference(statistics, k)
-        plans.append(Plan(k, parent, codes, k == anchor, reference, centred, information[k]))
+        plans.append(Plan(k, parent, codes, k == anchor, reference, centred, told[k]))
     return tuple(plans)
 
 

@@ -263,7 +263,7 @@ class Builder:
         if spread is not None:
             extra["sigma"] = extra["sigma"][self.get("part")]
         name = self.name.response
-        natural = observations.rows or model.censored is not None or not model.family_spec.moments_suffice
+        natural = observations.rows or not model.moments_suffice
         if not natural:  # gaussian or lognormal, compressed: on the scale on which effects add, about the mean
             sd = extra.get("sigma", 1.0) / pt.sqrt(self.get("weight"))
             pm.Normal(name, eta, sd, observed=self.get("observed"), dims=ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +49,22 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
         data[f"{level}_columns"] = Data(plan.reference, (level, COLUMNS))
     if statistics.model.censored is not None:
         found = {word: np.flatnonzero(observations.status == k) for k, word in enumerate(STATUSES)}
-        data |= {f"status {word}": Data(where) for word, where in found.items() if len(where)}
+        expected = _expected_statuses(statistics.model)
+        data |= {f"status {word}": Data(where) for word, where in found.items() if len(where) or word in expected}
     if observations.rest:
         squares, free, parts = (np.array(values) for values in zip(*observations.rest, strict=True))
         if layout.residual is None:
             squares, free = squares[0], free[0]
         data |= {"rest_square": Data(squares), "rest_free": Data(free.astype(float)), "rest_part": Data(parts)}
     return {names(name): value for name, value in data.items()}
+
+
+def _expected_statuses(model: Model) -> set[str]:
+    """What a model with bounds has a place for in any data: whether a row lies at a bound is no matter of its shape."""
+    if model.bounds is None:
+        return set()
+    low, high = map(math.isfinite, model.bounds)
+    return {"none", *(["left"] * low), *(["right"] * high)}
 
 
 def coords_of(statistics: Statistics, observations: Observations) -> dict[str, Any]:

@@ -59,13 +59,12 @@ def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bo
 
 def observed(model: Model, data: Any, *, rows: bool, missing: str = "drop") -> tuple[Statistics, Observations]:
     """(moments, observations) of data under a model, compressed unless `rows`."""
-    sums = model.family_spec.moments_suffice and model.censored is None
     if isinstance(data, Statistics):
-        if rows or not sums:
+        if rows or not model.moments_suffice:
             raise DataError("Statistics hold no rows; give the data themselves.")
         statistics = dataclasses.replace(data, model=model)
         return statistics, from_statistics(statistics)
-    if sums and not rows:
+    if model.moments_suffice and not rows:
         statistics = compress(model, data, missing=missing)
         return statistics, from_statistics(statistics)
     table = tabulate(model, data, missing=missing, join=not rows)

@@ -133,7 +133,7 @@ def naive_comparison(posterior: xr.DataTree, by: str, *, prob: float = 0.95) -> 
 
 def row_analysis(model: Model) -> bool:
     """Whether least squares on rows would be somebody's analysis: of an uncensored gaussian or lognormal response."""
-    return model.family_spec.moments_suffice and model.censored is None
+    return model.moments_suffice
 
 
 def beside(posterior: xr.DataTree, comparison: Comparison) -> NaiveComparison:

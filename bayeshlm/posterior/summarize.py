@@ -7,29 +7,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import (
     common_draws,
     dataset,
     flat,
-    mean_residual_variance,
     model_of,
     moments_of,
     scalars,
     statistics_of,
 )
-from bayeshlm.spec.model import Model
+from bayeshlm.posterior.shares import has_shares, level_variances, row_variance
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 Array = NDArray[np.float64]
-LATENT = (
-    "On the latent scale of log odds, whose variance between rows is that of the standard logistic, "
-    "\N{GREEK SMALL LETTER PI}\N{SUPERSCRIPT TWO} / 3."
-)
 COLUMNS = ("kind", "variable", "label", "mean", "median", "sd", "lower", "upper", "ess_bulk", "rhat")
 
 
@@ -50,7 +44,7 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
         Of effects of which only moments were kept there are `mean` and `sd` alone.
         Derived are the intraclass correlation `ICC` of each level and `R2` (conditional: common and group effects;
         marginal: common effects alone). Everything is on the scale on which effects add (logs, log odds); `ICC` and
-        `R2` with what `residual_note` says, for censored counts not at all.
+        `R2` with what `bayeshlm.posterior.shares.residual_note` says, for censored counts not at all.
     """
     import pandas as pd
 
@@ -104,82 +98,19 @@ def derived(posterior: xr.DataTree) -> list[tuple[str, Any, Array]]:
 
     References
     ----------
-    Nakagawa, Johnson, Schielzeth (2017), J. R. Soc. Interface 14, equations 2.2-2.4; with slopes the level's variance
-    is the mean over rows, tr(S E[zz']) (Johnson 2014, Methods in Ecology and Evolution 5, equation 10).
+    Nakagawa, Johnson, Schielzeth (2017), J. R. Soc. Interface 14, equations 2.2-2.4; see `bayeshlm.posterior.shares`.
     """
     statistics = statistics_of(posterior)
-    residual = _residual(posterior, statistics)
-    if residual is None:
+    if not has_shares(statistics.model):
         return []
-    weight, mean, scatter = statistics.total()
-    moments = np.zeros((len(mean), len(mean)))
-    centre = (mean + statistics.shift)[:-1]
-    moments[0, 0], moments[0, 1:], moments[1:, 0] = 1.0, centre, centre
-    moments[1:, 1:] = scatter[:-1, :-1] / weight + np.outer(centre, centre)
+    values = {name: flat(posterior, name) for name in statistics.model.parameters}
+    residual, levels = row_variance(statistics, values), level_variances(statistics, values)
+    weight, _, scatter = statistics.total()
     beta = common_draws(posterior, statistics.layout)
     columns = [k - 1 for k in statistics.layout.common_columns if k]
     slopes = beta[:, [i for i, k in enumerate(statistics.layout.common_columns) if k]]
     fixed = np.einsum("si,ij,sj->s", slopes, scatter[np.ix_(columns, columns)] / weight, slopes)
-    levels = {level.name: _level_variance(posterior, level, moments) for level in statistics.layout.levels}
     grouped = sum(levels.values(), np.zeros(len(fixed)))
     out: list[tuple[str, Any, Array]] = [("ICC", name, v / (grouped + residual)) for name, v in levels.items()]
     total = fixed + grouped + residual
     return [*out, ("R2", "conditional", (fixed + grouped) / total), ("R2", "marginal", fixed / total)]
-
-
-def residual_note(model: Model) -> str:
-    """On what scale shares of variance are, and what counts as variation between rows there."""
-    return {
-        "gaussian": "",
-        "lognormal": "On the scale of logs.",
-        "student_t": "The variance between rows is that of the t, infinite (a share of 0 for all else) where nu <= 2.",
-        "cv_normal": "On the scale of logs, to first order: the variance between rows is sigma squared.",
-        "gamma": "On the scale of logs: the variance between rows is trigamma(alpha).",
-        "bernoulli": LATENT,
-        "binomial": LATENT,
-        "poisson": "On the scale of logs: the variance between rows is trigamma of the mean count.",
-        "negative_binomial": "On the scale of logs: the variance between rows is trigamma(1 / (1 / mean + 1 / alpha)).",
-    }[model.family]
-
-
-def _residual(posterior: xr.DataTree, statistics: Statistics) -> Array | None:
-    """(draws,) variance between rows on the scale on which effects add; None where nothing tells it.
-
-    References
-    ----------
-    Nakagawa, Johnson, Schielzeth (2017), table 1 and appendix S1: pi^2 / 3 for logits, trigamma for logs, the mean
-    count taken from the data.
-    """
-    from scipy.special import polygamma
-
-    model = statistics.model
-    weight, mean, _ = statistics.total()
-    share = statistics.rows / weight  # 1 over the mean weight
-    draws = len(common_draws(posterior, statistics.layout))
-    value = {name: flat(posterior, name) for name, _ in model.extra}
-    if model.family_spec.link == "logit":
-        return np.full(draws, np.pi**2 / 3)
-    if model.family_spec.support == "count":
-        if model.censored is not None:  # the mean of what was recorded is not that of the counts
-            return None
-        inverse = np.full(draws, 1 / max(float(mean[-1] + statistics.shift[-1]), np.finfo(float).tiny))
-        return np.asarray(polygamma(1, 1 / (inverse + (1 / value["alpha"] if "alpha" in value else 0.0))))
-    if model.family == "gamma":
-        return np.asarray(polygamma(1, value["alpha"] / share))
-    if model.family == "student_t":
-        nu = value["nu"]
-        wide = np.where(nu > 2, nu / np.where(nu > 2, nu - 2, 1.0), np.inf)
-        return mean_residual_variance(posterior, statistics) * wide
-    return mean_residual_variance(posterior, statistics)
-
-
-def _level_variance(posterior: xr.DataTree, level: Any, moments: Array) -> Array:
-    """Mean over rows of the variance that a level's effects contribute, (draws,)."""
-    sds = np.concatenate(
-        [flat(posterior, f"{block.name}_sigma").reshape(-1, len(block.columns)) for block in level.blocks], axis=1
-    )
-    correlation = np.broadcast_to(np.eye(sds.shape[1]), (len(sds), sds.shape[1], sds.shape[1])).copy()
-    for positions in level.correlated:
-        correlation[np.ix_(range(len(sds)), positions, positions)] = flat(posterior, f"corr|{level.name}")
-    part = moments[np.ix_(level.columns, level.columns)]
-    return np.asarray(np.einsum("si,sij,sj,ij->s", sds, correlation, sds, part))

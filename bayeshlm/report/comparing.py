@@ -150,7 +150,7 @@ def raw_means(posterior: xr.DataTree, statistics: Statistics, level: Level) -> A
     index = statistics.layout.levels.index(level)
     groups = len(statistics.members[index])
     model = statistics.model
-    if not model.family_spec.moments_suffice or model.censored is not None:
+    if not model.moments_suffice:
         return np.full(groups, np.nan)
     columns = np.concatenate([np.ones((len(statistics.weight), 1)), statistics.mean + statistics.shift], axis=1)
     beta = common_draws(posterior, statistics.layout).mean(axis=0)

@@ -18,7 +18,8 @@ from bayeshlm.posterior.compare import Comparison, compare, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import find_level, flat, group_values, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
-from bayeshlm.posterior.summarize import residual_note, summarize
+from bayeshlm.posterior.shares import residual_note
+from bayeshlm.posterior.summarize import summarize
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out

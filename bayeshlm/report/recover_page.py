@@ -35,6 +35,7 @@ def collect(result: xr.Dataset, *, figures: bool = True) -> StudyPage:
     order = np.argsort(coverage, kind="stable")
     bad = coverage + ERRORS * error < TOO_LOW
     lead, second = _verdict(result, coverage, error, bad)
+    second = (*second, *study.analysis_note(model, analysis), *study.engine_notes(result))
     columns = (result[f"failure_{name}"].values.astype(str).tolist() for name in ("replicate", "seed", "error"))
     rows = list(zip(*columns, strict=True))
     messages = [f"{failed:,} of {int(attrs['replicates']):,} replicates failed: see below."] if failed else []

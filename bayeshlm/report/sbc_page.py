@@ -32,6 +32,8 @@ def collect(result: xr.DataTree, *, figures: bool = True) -> StudyPage:
     model, analysis = study.model_of_study(result), study.model_of_study(result, "fit_model")
     order = np.lexsort((verdict["p_value"].values, verdict["p_adjusted"].values))
     lead, second = _verdict(result, verdict, order)
+    notes = study.engine_notes(result["replicates"].to_dataset())
+    second = (*second, *study.analysis_note(model, analysis), *notes)
     failures = result["failures"].to_dataset()
     rows = list(
         zip(*(failures[name].values.astype(str).tolist() for name in ("replicate", "seed", "error")), strict=True)
@@ -82,9 +84,7 @@ def _verdict(result: xr.DataTree, verdict: xr.Dataset, order: Order) -> tuple[st
             f"Calibrated, as far as {finished:,} simulated studies can tell: the ranks of all {len(names):,} "
             "quantities are compatible with a right posterior."
         )
-    moved = int(np.nansum(result["replicates"].to_dataset()["fallback"].values))
-    more = (f"In {moved:,} studies the engine fell back on NUTS.",) if moved else ()
-    return lead, (smallest, f"A right posterior fails this verdict with probability of at most {limit:g}.", *more)
+    return lead, (smallest, f"A right posterior fails this verdict with probability of at most {limit:g}.")
 
 
 def uniform_numbers(result: xr.DataTree) -> dict[str, Array]:

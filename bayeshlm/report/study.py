@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bayeshlm.report.contents import Plate
 from bayeshlm.report.description import Table, number
 from bayeshlm.spec.model import Model
@@ -61,13 +63,38 @@ def priors(model: Model, analysis: Model, params: Mapping[str, Any]) -> Table:
     """Every parameter: what was assumed true, and the prior of the analysis where it differs."""
     differs = model.complete_priors != analysis.complete_priors
     rows = []
-    for name in model.parameters:
-        true = f"= {_value(params[name])}" if name in params else f"~ {model.complete_priors.get(name, '')}"
-        rows.append((name, true, *((f"~ {analysis.complete_priors[name]}",) if differs or params else ())))
+    for name in dict.fromkeys((*model.parameters, *analysis.parameters)):
+        true = f"= {_value(params[name])}" if name in params else _prior(model, name)
+        rows.append((name, true, *((_prior(analysis, name),) if differs or params else ())))
     rows += [(name, f"= {_value(value)}") + ("",) * (len(rows[0]) - 2) for name, value in params.items()
-             if name not in model.parameters]  # fmt: skip
+             if name not in {*model.parameters, *analysis.parameters}]  # fmt: skip
     headers = ("parameter", "in the simulated worlds", *(("in the analysis",) if differs or params else ()))
     return Table(headers, tuple(rows), len(headers))
+
+
+def _prior(model: Model, name: str) -> str:
+    """Empty for a parameter that only the other model has."""
+    return f"~ {model.complete_priors.get(name, '')}" if name in model.parameters else ""
+
+
+def engine_notes(replicates: xr.Dataset) -> tuple[str, ...]:
+    """What the engine's own diagnostics say of the studies."""
+    moved, failed = (int(np.nansum(replicates[name].values)) for name in ("fallback", "unconverged"))
+    notes = [f"In {moved:,} studies the engine fell back on NUTS."] if moved else []
+    if failed:
+        notes.append(
+            f"In {failed:,} studies the fit did not converge, by the criteria of diagnose; they count as any other."
+        )
+    return tuple(notes)
+
+
+def analysis_note(model: Model, analysis: Model) -> tuple[str, ...]:
+    """That another model than the one that made the data analysed them, if so."""
+    told = [(m.formula, m.family, m.se, m.weights, m.censored) for m in (model, analysis)]
+    if told[0] == told[1]:
+        return ()
+    censored = "" if analysis.censored is None else ", censored"
+    return (f"The data were analysed by another model: {analysis.formula}, {analysis.family}{censored}.",)
 
 
 def _value(value: Any) -> str:

@@ -116,7 +116,7 @@ def needs_rows(model: Model, design: Design) -> bool:
     Units or covariates as groups or categories, weighted units under a log response, offsets, a sigma by category,
     responses that are not Gaussian.
     """
-    if model.terms.offsets or model.terms.sigma or model.censored or not model.family_spec.moments_suffice:
+    if model.terms.offsets or model.terms.sigma or not model.moments_suffice:
         return True
     groupings = {*design.groupings, *(name for name, _ in design.treatments)}
     keys = {key for group in model.terms.groups for key in group.level}

@@ -126,6 +126,11 @@ class Model:
         return tuple(name for name in self.censored or () if isinstance(name, str))
 
     @property
+    def moments_suffice(self) -> bool:
+        """Whether sums, squares and products per group are all that the likelihood needs of the rows."""
+        return self.family_spec.moments_suffice and self.censored is None
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Every column of the data that the model uses."""
         extra = (name for name in (self.se, self.weights, *self.status_columns) if name is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,22 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.checks import check_statistics
 from bayeshlm.data.statistics import Statistics, compress
+from bayeshlm.data.table import Table, tabulate
 from bayeshlm.engines.exact import fit_exact
-from bayeshlm.engines.select import ENGINES, choose_engine
-from bayeshlm.errors import BayeshlmError, DesignError, EngineError, PriorError, listed
+from bayeshlm.engines.nuts import fit_nuts
+from bayeshlm.engines.observations import from_statistics, from_table
+from bayeshlm.engines.parameterization import described, plan_levels
+from bayeshlm.engines.select import ENGINES, Choice, choose_engine
+from bayeshlm.errors import (
+    BayeshlmError,
+    BayeshlmWarning,
+    DesignError,
+    EngineError,
+    PriorError,
+    listed,
+    outside_package,
+)
+from bayeshlm.fit import to_datatree
 from bayeshlm.posterior.convergence import bulk_ess
 from bayeshlm.simulation.design import Design
 from bayeshlm.simulation.parameters import check_params
@@ -24,18 +38,37 @@ from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import Prior
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
 
 Array = NDArray[np.float64]
 Draws = Mapping[str, Array]
-Sampler = Callable[[Statistics, int, int], Draws]  # (statistics, draws, seed) -> variable -> (draws, ...)
+Observed = Statistics | Table  # rows where sums are not all that the likelihood needs
+Sampler = Callable[[Any, int, int], Draws]  # (Observed, draws, seed) -> variable -> (draws, ...)
 Generator = Callable[[Mapping[str, Any] | None, np.random.SeedSequence], World]  # (params, seed) -> world
 EVERY = 20  # of so many replicates one goes through rows, the others through statistics drawn as such
 TRIALS = 5  # worlds tried before the work, to see that model, design and engine go together
 CHAINS, SHORTEST = 4, 250  # of engines that sample by Markov chains, and draws in each, to judge convergence by
 LONGER = 4  # times as many draws where the first did not tell enough
 ENOUGH = 0.5  # effective share of the draws below which that is so
+UNCONVERGED = "A fit did not converge, by the criteria of bayeshlm.diagnose; it counts as any other."
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """One world, as the fitted model sees it.
+
+    Attributes
+    ----------
+    data : Statistics or Table
+        Of the fitted model.
+    truth : mapping of str to array
+    through_rows : bool
+        Whether it was made row by row.
+    """
+
+    data: Observed
+    truth: dict[str, Array]
+    through_rows: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +77,23 @@ class Replicate:
 
     Attributes
     ----------
-    statistics : Statistics
+    data : Statistics or Table
         Of the fitted model.
     truth : mapping of str to array
     draws : mapping of str to (draws, ...) array
     notes : mapping of str to float
-        `rows` (1 where they were made), `pareto_k`, `efficiency`, `ess` (smallest of the hyperparameters), `fallback`.
+        `rows` (1 where they were made), `pareto_k`, `efficiency`, `ess` (smallest of the hyperparameters), `fallback`,
+        `unconverged` (1 where `bayeshlm.diagnose` says FAIL).
     """
 
-    statistics: Statistics
+    data: Observed
     truth: dict[str, Array]
     draws: Draws
     notes: dict[str, float]
+
+    @property
+    def statistics(self) -> Statistics:
+        return moments_of(self.data)
 
 
 @dataclass(frozen=True)
@@ -72,6 +110,9 @@ class Analysis:
     draws : int
     world : callable or None
         Makes the worlds instead of `model` (misspecification).
+    information : tuple of float, optional
+        What NUTS is told of each level to choose how it is sampled (see `bayeshlm.engines.parameterization`), the same
+        for all replicates: one compiled model serves all of them. It follows from the others.
     """
 
     model: Model
@@ -81,78 +122,116 @@ class Analysis:
     engine: str | Sampler
     draws: int
     world: Generator | None = None
+    information: tuple[float, ...] | None = None
 
     @property
     def key(self) -> dict[str, Any]:
         """What tells this analysis from others, for the store."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name != "information"}
 
     def replicate(self, index: int, seed: np.random.SeedSequence) -> Replicate:
         """Replicate `index`; everything random comes from `seed`."""
         of_world, of_fit = seed.spawn(2)
-        through_rows = index % EVERY == 0
-        data, statistics, truth = self._simulate(of_world, through_rows)
-        check_statistics(statistics)
+        made = self.simulate(of_world, through_rows=index % EVERY == 0)
         number = int(of_fit.generate_state(1)[0])
-        draws, notes = self._fit(data, statistics, number)
-        return Replicate(statistics, truth, draws, {"rows": float(data is not None), **notes})
+        draws, notes = self._fit(made.data, number)
+        return Replicate(made.data, made.truth, draws, {"rows": float(made.through_rows), **notes})
 
-    def _simulate(
-        self, seed: np.random.SeedSequence, through_rows: bool
-    ) -> tuple[pd.DataFrame | None, Statistics, dict[str, Array]]:
-        if self.world is None and not through_rows and self._same_columns:
+    def simulate(self, seed: np.random.SeedSequence, *, through_rows: bool) -> Simulated:
+        """A world of the study, checked as `fit` checks its data."""
+        if self.world is None and not through_rows and self._statistics_do:
             compressed = simulate_statistics(self.model, self.design, params=self.params, random_seed=seed)
             values = {name: value for name, (_, value) in compressed.parameters.values.items()}
-            return None, dataclasses.replace(compressed.statistics, model=self.fit_model), values
+            statistics = dataclasses.replace(compressed.statistics, model=self.fit_model)
+            check_statistics(statistics)
+            return Simulated(statistics, values, False)
         if self.world is None:
             world = simulate(self.model, self.design, params=self.params, random_seed=seed)
         else:
-            world = self.world(self.params, seed)
-        statistics = compress(self.fit_model, world.data)
-        return world.data, statistics, aligned_truth(world.truth, statistics)
+            world = checked_world(self.world(self.params, seed))
+        sums = self.fit_model.moments_suffice
+        data = compress(self.fit_model, world.data) if sums else tabulate(self.fit_model, world.data)
+        check_statistics(moments_of(data))
+        return Simulated(data, aligned_truth(world.truth, moments_of(data)), True)
 
     @property
-    def _same_columns(self) -> bool:
+    def _statistics_do(self) -> bool:
+        """Whether sums of the model's responses are sums of the fitted model's."""
         a, b = self.model, self.fit_model
-        return (a.formula, a.family, a.se, a.weights) == (b.formula, b.family, b.se, b.weights)
+        same = (a.formula, a.family, a.se, a.weights) == (b.formula, b.family, b.se, b.weights)
+        return same and a.moments_suffice and b.moments_suffice
 
-    def _fit(self, data: Any, statistics: Statistics, seed: int) -> tuple[Draws, dict[str, float]]:
-        quiet = {"pareto_k": np.nan, "efficiency": np.nan, "ess": np.nan, "fallback": 0.0}
+    def _fit(self, data: Observed, seed: int) -> tuple[Draws, dict[str, float]]:
+        quiet = {"pareto_k": np.nan, "efficiency": np.nan, "ess": np.nan, "fallback": 0.0, "unconverged": 0.0}
         if callable(self.engine):
-            return self.engine(statistics, self.draws, seed), quiet
-        if choose_engine(statistics, self.engine).engine == "exact":
-            for longer in (1, LONGER):
-                result = fit_exact(statistics, draws=longer * self.draws, chains=1, seed=seed)
-                ess = smallest_ess({n: v.values for n, v in result.variables.items()}, statistics)
-                if longer * ENOUGH * self.draws <= ess or longer == LONGER or np.isnan(ess):
-                    break
-            notes = {name: float(result.attrs.get(name, np.nan)) for name in ("pareto_k", "efficiency")}
-            draws = {name: v.values[0, ::longer] for name, v in result.variables.items()}
-            return draws, {**notes, "ess": ess / longer, "fallback": float(bool(result.attrs["fallback"]))}
-        return self._sampled(data, statistics, seed, quiet)
+            return self.engine(data, self.draws, seed), quiet
+        statistics = moments_of(data)
+        choice = choose_engine(statistics, self.engine)
+        if choice.engine != "exact":
+            return self._sampled(data, choice, seed, quiet)
+        for longer in (1, LONGER):
+            result = fit_exact(statistics, draws=longer * self.draws, chains=1, seed=seed)
+            ess = smallest_ess({n: v.values for n, v in result.variables.items()}, statistics)
+            if longer * ENOUGH * self.draws <= ess or longer == LONGER or np.isnan(ess):
+                break
+        notes = {name: float(result.attrs.get(name, np.nan)) for name in ("pareto_k", "efficiency")}
+        draws = {name: v.values[0, ::longer] for name, v in result.variables.items()}
+        return draws, {**quiet, **notes, "ess": ess / longer, "fallback": float(bool(result.attrs["fallback"]))}
 
     def _sampled(
-        self, data: Any, statistics: Statistics, seed: int, quiet: dict[str, float]
+        self, data: Observed, choice: Choice, seed: int, quiet: dict[str, float]
     ) -> tuple[Draws, dict[str, float]]:
-        """Markov chains of any engine of `fit`, thinned until the draws left are as good as independent."""
-        from bayeshlm.fit import fit
+        """Markov chains of NUTS, thinned until the draws left are as good as independent.
 
-        assert isinstance(self.engine, str)
-        for longer in (1, LONGER):
-            tree: Any = fit(
-                self.fit_model, statistics if data is None else data, engine=self.engine,
-                draws=longer * max(self.draws, SHORTEST), chains=CHAINS, random_seed=seed, progress=False,
-            )  # fmt: skip
-            values = {str(n): v.values for n, v in tree["posterior"].data_vars.items()}
+        Where the study's form of the model does not mix, longer chains are tried, then the other form.
+        """
+        statistics = moments_of(data)
+        observations = from_table(data) if isinstance(data, Table) else from_statistics(data)
+        plans = plan_levels(statistics, "auto", self.information)
+        other = plan_levels(statistics, "noncentered" if any(plan.centred for plan in plans) else "auto")
+        attempts = [(1, plans), (LONGER, plans)]
+        if described(statistics, other) != described(statistics, plans):
+            attempts.append((LONGER, other))
+        for longer, form in attempts:
+            length = longer * max(self.draws, SHORTEST)
+            result = fit_nuts(statistics, observations, draws=length, chains=CHAINS, seed=seed, plans=form)
+            values = {name: v.values for name, v in result.variables.items()}
             ess = smallest_ess(values, statistics)
-            if ess >= self.draws:
-                kept = np.linspace(0, CHAINS * tree["posterior"].sizes["draw"] - 1, self.draws).round().astype(int)
-                thinned = {name: v.reshape(-1, *v.shape[2:])[kept] for name, v in values.items()}
-                return thinned, {**quiet, "ess": ess}
-        raise EngineError(
-            f"{CHAINS * tree['posterior'].sizes['draw']} draws are worth {ess:.0f} independent ones, fewer than the "
-            f"{self.draws} wanted."
-        )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", BayeshlmWarning)  # of what did not converge: told below, in one wording
+                failed = to_datatree(statistics, result, choice, seed=seed, notes=[]).attrs["status"] == "FAIL"
+            if ess >= self.draws and not failed:
+                break
+        if not ess >= self.draws:
+            raise EngineError(
+                f"{CHAINS * length} draws are worth {ess:.0f} independent ones, fewer than the {self.draws} wanted."
+            )
+        if failed:
+            warnings.warn(UNCONVERGED, BayeshlmWarning, stacklevel=outside_package())
+        kept = np.linspace(0, CHAINS * length - 1, self.draws).round().astype(int)
+        thinned = {name: v.reshape(-1, *v.shape[2:])[kept] for name, v in values.items()}
+        return thinned, {**quiet, "ess": ess, "unconverged": float(failed)}
+
+
+def moments_of(data: Observed) -> Statistics:
+    """The statistics, or the moments of the rows."""
+    return data.statistics if isinstance(data, Table) else data
+
+
+def checked_world(world: object) -> World:
+    """What a user's function made, if it is a world with a truth of numbers. Raises DesignError."""
+    import xarray as xr
+
+    if not isinstance(world, World) or not isinstance(world.truth, xr.Dataset):
+        raise DesignError(f"world= returned a {type(world).__name__}, not a bayeshlm World of rows and truth.")
+    bad = [
+        str(name) for name, value in world.truth.data_vars.items()
+        if value.dtype.kind not in "fiub" or not np.isfinite(value.values).all()
+    ]  # fmt: skip
+    if bad:
+        raise DesignError(f"The world's truth has no finite numbers for {listed(bad)}.")
+    return world
 
 
 def aligned_truth(truth: xr.Dataset, statistics: Statistics) -> dict[str, Array]:
@@ -214,7 +293,7 @@ def prepare_analysis(
     if world is None:
         check_params(model, design, params or {})
     complete = [m.with_priors(m.complete_priors) for m in (model, fit_model)]
-    analysis = Analysis(complete[0], complete[1], design, params, engine, int(draws), world)
+    analysis = _informed(Analysis(complete[0], complete[1], design, params, engine, int(draws), world), seed)
     failed: BayeshlmError | None = None
     for child in np.random.SeedSequence(seed).spawn(TRIALS):
         try:
@@ -223,6 +302,26 @@ def prepare_analysis(
             failed = error
     assert failed is not None
     raise failed
+
+
+def _informed(analysis: Analysis, seed: int) -> Analysis:
+    """Where NUTS will sample, the least information on each level in a few worlds, for all replicates to go by.
+
+    The least: non-centred is slow where groups know much, centred misses some of the posterior where they know little.
+    """
+    found = []
+    for child in np.random.SeedSequence(seed).spawn(TRIALS):
+        try:
+            statistics = moments_of(analysis.simulate(child.spawn(1)[0], through_rows=False).data)
+            if callable(analysis.engine) or choose_engine(statistics, analysis.engine).engine == "exact":
+                return analysis
+            plans = sorted(plan_levels(statistics, "auto"), key=lambda plan: plan.index)
+        except BayeshlmError:
+            continue  # the trials meet the same world, and tell
+        found.append([plan.information for plan in plans])
+    if not found:
+        return analysis
+    return dataclasses.replace(analysis, information=tuple(np.min(found, axis=0).tolist()))
 
 
 def fixed_sizes(design: Design) -> bool:

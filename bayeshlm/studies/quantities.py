@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.posterior.draws import mean_over_rows, variance_of_rows
+from bayeshlm.data.table import Table
+from bayeshlm.posterior.shares import has_shares, level_variances, row_variance
+from bayeshlm.studies.likelihood import log_likelihood
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]  # variable -> (draws, ...), named like the posterior
 MANY = 20  # scalars of one variable up to which all are tested
 SAMPLE = 10  # of more, so many are
 FEW = 6  # groups of the top level up to which all pairs are contrasted
-AT_ONCE = 2**22  # numbers worked on at a time
 LOG_LIKELIHOOD = "log_likelihood"
 
 
@@ -75,15 +76,16 @@ class Quantities:
         kept = [k for k, part in enumerate(self.parts) if part.name != name]
         return Quantities(tuple(self.parts[k] for k in kept), tuple(self.places[k] for k in kept))
 
-    def evaluate(self, statistics: Statistics, values: Values) -> Array:
-        """(draws, size) of all quantities."""
+    def evaluate(self, data: Statistics | Table, values: Values) -> Array:
+        """(draws, size) of all quantities; the log likelihood from rows where statistics are not enough for it."""
+        statistics = data.statistics if isinstance(data, Table) else data
         top = top_level(statistics)
         contrast = f"contrast|{top.name}" if top is not None else ""
         shares = {f"ICC|{name}": share for name, share in variance_shares(statistics, values).items()}
         columns = []
         for part, places in zip(self.parts, self.places, strict=True):
             if part.name == LOG_LIKELIHOOD:
-                columns.append(log_likelihood(statistics, values)[:, None])
+                columns.append(log_likelihood(data, values)[:, None])
             elif part.name in shares:
                 columns.append(shares[part.name][:, None])
             elif top is not None and part.name == contrast:
@@ -160,7 +162,7 @@ def choose_quantities(statistics: Statistics, known: Mapping[str, Array], *, fix
         where = sample(len(groups), FEW, SAMPLE + 1)
         compared = list(itertools.pairwise(called(groups, where)) if where else itertools.combinations(groups, 2))
         add(f"contrast|{top.name}", f"{top.name}_pair", [f"{a} - {b}" for a, b in compared], where)
-    if set(model.parameters) <= set(known):
+    if has_shares(model) and set(model.parameters) <= set(known):
         for level in layout.levels:
             add(f"ICC|{level.name}", "", [])
     effects = {block.name for level in layout.levels for block in level.blocks}
@@ -201,56 +203,8 @@ def _differences(effects: Array, places: tuple[float, ...]) -> Array:
 
 def variance_shares(statistics: Statistics, values: Values) -> dict[str, Array]:
     """Level -> share of the variance that its effects contribute, (draws,), as `summarize`'s ICC."""
-    needed = set(statistics.model.parameters)
-    if not needed <= set(values):
+    if not has_shares(statistics.model) or not set(statistics.model.parameters) <= set(values):
         return {}
-    weight, mean, scatter = statistics.total()
-    centre = (mean + statistics.shift)[:-1]
-    moments = np.empty((len(mean), len(mean)))
-    moments[0, 0], moments[0, 1:], moments[1:, 0] = 1.0, centre, centre
-    moments[1:, 1:] = scatter[:-1, :-1] / weight + np.outer(centre, centre)
-    parts = {}
-    for level in statistics.layout.levels:
-        sds = np.concatenate([_scalars("", values[f"{block.name}_sigma"]) for block in level.blocks], axis=1)
-        correlation = np.broadcast_to(np.eye(sds.shape[1]), (len(sds), sds.shape[1], sds.shape[1])).copy()
-        for positions in level.correlated:
-            correlation[np.ix_(range(len(sds)), positions, positions)] = values[f"corr|{level.name}"]
-        inner = moments[np.ix_(level.columns, level.columns)]
-        parts[level.name] = np.einsum("si,sij,sj,ij->s", sds, correlation, sds, inner)
-    residual = mean_over_rows(statistics, variance_of_rows(statistics, values.get("sigma", np.ones(1))))
-    total = sum(parts.values()) + residual
+    parts = level_variances(statistics, values)
+    total = sum(parts.values()) + row_variance(statistics, values)
     return {name: part / total for name, part in parts.items()}
-
-
-def log_likelihood(statistics: Statistics, values: Values) -> Array:
-    """Log density of the data given every parameter, effects included, (draws,), from the statistics."""
-    layout = statistics.layout
-    first = values[layout.common[0].name] if layout.common else values[layout.levels[0].blocks[0].name]
-    draws, cells = len(first), len(statistics.count)
-    sigma = values["sigma"].reshape(draws, -1) if "sigma" in values else np.ones((draws, 1))
-    rows = np.bincount(statistics.residual, statistics.count, sigma.shape[1])
-    squares = np.empty(draws)  # in units of the residual variance
-    step = max(AT_ONCE // max(cells * len(layout.columns), 1), 1)
-    for start in range(0, draws, step):
-        part = slice(start, min(start + step, draws))
-        slopes = np.zeros((part.stop - start, cells, len(layout.columns)))
-        for block in layout.common:
-            slopes[:, :, list(block.columns)] += values[block.name][part].reshape(-1, 1, len(block.columns))
-        for index, level in enumerate(layout.levels):
-            group = statistics.codes[:, index]
-            for block in level.blocks:
-                effects = values[block.name][part].reshape(part.stop - start, -1, len(block.columns))
-                slopes[:, :, list(block.columns)] += effects[:, group]
-        beside = slopes[:, :, 1:]
-        mean = statistics.mean + statistics.shift
-        off = mean[:, -1] - slopes[:, :, 0] - np.einsum("sck,ck->sc", beside, mean[:, :-1])
-        scatter = statistics.scatter
-        within = (
-            scatter[:, -1, -1]
-            - 2 * np.einsum("sck,ck->sc", beside, scatter[:, :-1, -1])
-            + np.einsum("sck,ckl,scl->sc", beside, scatter[:, :-1, :-1], beside, optimize=True)
-        )
-        of_cell = sigma[part][:, statistics.residual]
-        squares[part] = ((within + statistics.weight * off**2) / of_cell**2).sum(axis=1)
-    constant = -0.5 * statistics.rows * np.log(2 * np.pi) + 0.5 * statistics.sum_log_weight + statistics.log_jacobian
-    return np.asarray(constant - np.log(sigma) @ rows - 0.5 * squares)

@@ -52,10 +52,10 @@ class EstimateTask:
 
     def __call__(self, index: int, seed: np.random.SeedSequence) -> dict[str, Array]:
         done = self.analysis.replicate(index, seed)
-        draws = self.quantities.evaluate(done.statistics, done.draws)
+        draws = self.quantities.evaluate(done.data, done.draws)
         if not np.isfinite(draws).all():
             raise EngineError("The engine returned draws that are not finite.")
-        truth = self.quantities.evaluate(done.statistics, {n: v[None] for n, v in done.truth.items()})[0]
+        truth = self.quantities.evaluate(done.data, {n: v[None] for n, v in done.truth.items()})[0]
         tails = [(1 - level) / 2 for level in LEVELS]
         return {
             "truth": truth, "estimate": draws.mean(axis=0), "sd": draws.std(axis=0, ddof=1),
@@ -92,10 +92,10 @@ def recover(
     replicates, random_seed, draws, engine, store, n_jobs, progress
         As in `sbc`.
     fit_model : Model, optional
-        Analyses the data instead of `model`.
+        Analyses the data instead of `model`: the same formula without the censoring, another family, other priors.
     world : callable, optional
         ``world(params, seed)`` -> `World`, makes the data instead of `model` and `design`: see
-        `bayeshlm.studies.worlds`.
+        `bayeshlm.studies.worlds`. With it, models whose censoring a column tells can be studied too.
 
     Returns
     -------
@@ -106,7 +106,8 @@ def recover(
         * ``bias``: mean of posterior mean less truth; ``rmse``: root of the mean square of it
         * ``coverage`` and mean ``width`` of the equal-tailed intervals
         * ``z``: mean of (posterior mean - truth) / posterior sd; ``z_sd``: its standard deviation, 1 if calibrated
-        * ``contraction``: mean of 1 - posterior variance / prior variance; NaN where the prior has no variance
+        * ``contraction``: mean of 1 - posterior variance / prior variance; NaN where the prior has no variance, or none
+          that is the same in all worlds
 
         and over `replicate` what these were computed from: ``truth``, ``estimate``, ``sd``, ``seconds`` and the
         engine's diagnostics. Failed replicates are over `failure`: ``failure_replicate``, ``failure_seed``,
@@ -217,7 +218,9 @@ def prior_variance(statistics: Statistics, quantities: Quantities) -> Array:
     unknown |= {
         f"contrast|{level.name}" for level in layout.levels for b in level.blocks if f"{b.name}_sigma" in without
     }
-    shares = {f"ICC|{level.name}" for level in layout.levels} if any(kinds[n] == "scale" for n in without) else set()
+    # Shares of counts depend on the mean count of the data at hand, which differs between worlds.
+    untold = model.family_spec.support == "count" or any(kinds[n] in ("scale", "shape") for n in without)
+    shares = {f"ICC|{level.name}" for level in layout.levels} if untold else set()
     owners = [part.name for part in quantities.parts for _ in range(part.size)]
     return np.where([owner in unknown | shares for owner in owners], np.nan, variance)
 

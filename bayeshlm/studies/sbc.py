@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 FALSE_ALARMS = 0.01  # probability that a right posterior does not pass
 MOST_FAILED = 0.01  # share of failed replicates above which a study does not pass: they are not missing at random
 LEVELS = (0.5, 0.8, 0.95)
-NOTES = ("rows", "pareto_k", "efficiency", "ess", "fallback")
+NOTES = ("rows", "pareto_k", "efficiency", "ess", "fallback", "unconverged")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class RankTask:
     def __call__(self, index: int, seed: np.random.SeedSequence) -> dict[str, Array]:
         of_study, of_ranks = seed.spawn(2)
         done = self.analysis.replicate(index, of_study)
-        draws = self.quantities.evaluate(done.statistics, done.draws)
-        truth = self.quantities.evaluate(done.statistics, {n: v[None] for n, v in done.truth.items()})[0]
+        draws = self.quantities.evaluate(done.data, done.draws)
+        truth = self.quantities.evaluate(done.data, {n: v[None] for n, v in done.truth.items()})[0]
         if not np.isfinite(draws).all():
             raise EngineError("The engine returned draws that are not finite.")
         ranks, uniform = rank(truth, draws, np.random.default_rng(of_ranks))
@@ -91,8 +91,9 @@ def sbc(
         Posterior draws, as good as independent, among which each truth is ranked. Markov chains run longer and are
         thinned by their effective sample size.
     engine : str or callable
-        As in `fit`; or a function of (statistics, draws, seed) that returns draws by name, (draws, ...) each, to check
-        an engine of your own.
+        As in `fit`; or a function of (data, draws, seed) that returns draws by name, (draws, ...) each, to check an
+        engine of your own. The data are `Statistics` where these are all that the likelihood needs (uncensored gaussian
+        and lognormal models), else a `bayeshlm.data.table.Table` of rows, its moments in `statistics`.
     fit_model : Model, optional
         Analyses the data instead of `model`.
     store : path, optional
@@ -112,7 +113,8 @@ def sbc(
         * ``verdict``: per `quantity` the simultaneous ``p_value`` of its ranks' uniformity, ``p_adjusted`` for their
           number (Holm), and ``coverage`` of the central intervals of 50, 80 and 95 % with its standard error
           ``coverage_se``.
-        * ``replicates``: seconds, whether through rows, and the engine's own diagnostics.
+        * ``replicates``: seconds, whether through rows, and the engine's own diagnostics (``unconverged``: 1 where
+          `diagnose` would say FAIL; such a fit counts as any other).
         * ``failures``: replicate, seed, error.
 
         Attribute ``passed``: 1 if no adjusted p-value is below 0.01 (which happens to a right posterior with at most
@@ -122,6 +124,13 @@ def sbc(
     ------
     DesignError, PriorError, DataError, EngineError
         Before any work, for what cannot be simulated or fitted; EngineError also where every replicate failed.
+
+    Notes
+    -----
+    NUTS, where it samples, samples one form of the model (see `parameterization` of `bayeshlm.to_pymc`) in all
+    replicates, chosen once by what a few worlds know of each level, so that a process compiles it once, for as long as
+    the numbers of groups stay the same. Chains that are too short are run again longer; where that does not help
+    either, in the other form, which is then compiled too.
 
     References
     ----------

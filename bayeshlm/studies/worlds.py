@@ -6,6 +6,7 @@ that mean the same in both, so that estimates can be compared with them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.errors import DesignError
+from bayeshlm.simulation import responses
 from bayeshlm.simulation.design import Design
 from bayeshlm.simulation.seed_study import seed_study
 from bayeshlm.simulation.simulate import World, simulate
@@ -42,7 +44,10 @@ class SeedWorld:
 
 @dataclass(frozen=True)
 class HeavyTails:
-    """Residuals from a Student t with `degrees` > 2 degrees of freedom, scaled to the sd that `sigma` says."""
+    """Residuals from a Student t with `degrees` > 2 degrees of freedom, scaled to the sd that `sigma` says.
+
+    Of gaussian and lognormal models; where bounds censor the response, the one with these residuals.
+    """
 
     model: Model
     design: Design
@@ -53,6 +58,11 @@ class HeavyTails:
             raise DesignError(f"HeavyTails: degrees={self.degrees!r} must be above 2, for a finite sd.")
         if self.model.se is not None or self.model.weights is not None:
             raise DesignError("HeavyTails: the model may have no known errors or weights.")
+        if not self.model.family_spec.moments_suffice or self.model.terms.sigma is not None:
+            raise DesignError(
+                f"HeavyTails: the model ({self.model.formula!r}, {self.model.family}) must be gaussian or lognormal, "
+                "with one sigma: these are the residuals that it replaces."
+            )
 
     def __str__(self) -> str:
         return f"HeavyTails(degrees={self.degrees:g})"
@@ -62,12 +72,14 @@ class HeavyTails:
         rng = np.random.default_rng(of_noise)
         given = dict(params or {})
         sigma = float(given["sigma"] if "sigma" in given else self.model.complete_priors["sigma"].sample(rng))
-        world = simulate(self.model, self.design, params={**given, "sigma": 0.0}, random_seed=of_world)
+        uncensored = dataclasses.replace(self.model, censored=None)
+        world = simulate(uncensored, self.design, params={**given, "sigma": 0.0}, random_seed=of_world)
         response = self.model.terms.response.name
         noise = rng.standard_t(self.degrees, len(world.data)) * sigma * math.sqrt((self.degrees - 2) / self.degrees)
         middle = world.data[response]
         drawn = middle * np.exp(noise) if self.model.family_spec.log_response else middle + noise
-        return World(world.data.assign(**{response: drawn}), world.truth.assign(sigma=sigma))
+        recorded = responses.observed(self.model, drawn.to_numpy())
+        return World(world.data.assign(**{response: recorded}), world.truth.assign(sigma=sigma))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ import pymc as pm
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.engines.pymc_model import to_pymc
+from bayeshlm.engines.nuts import _shape
+from bayeshlm.engines.parameterization import plan_levels
+from bayeshlm.engines.pymc_model import observed, to_pymc
 from bayeshlm.spec.families import FAMILIES
 from tests.engines.dense import DenseLevel, make_frame, one
 from tests.engines.generative import MODE, Twin, random_points, row_density
@@ -127,6 +129,20 @@ def test_a_cap_is_right_censoring() -> None:
     responses = drawn["prior_predictive"]["y"].to_numpy()
     assert (responses.min(), responses.max()) == (0.8, 3.0)
     assert 0 < np.mean(responses == 3.0) < 1
+
+
+def test_whether_a_row_lies_at_a_bound_is_no_matter_of_shape() -> None:
+    """A bound that no row reaches leaves the density as it is, and the model compiled for it serves rows that do."""
+    frame = frame_for("gaussian")
+    unbounded, far = model_for("gaussian"), model_for("gaussian", censored=(None, 1e6))
+    left, right = (random_points(to_pymc(m, frame, rows=True), 3, seed=3) for m in (unbounded, far))
+    np.testing.assert_allclose(right.density, left.density, rtol=1e-12)
+    model = model_for("gaussian", censored=(0.8, 3.0))
+    shapes = []
+    for y in (frame["y"].clip(0.9, 2.9), frame["y"].clip(0.8, 2.9), frame["y"].clip(0.8, 3.0)):
+        statistics, observations = observed(model, frame.assign(y=y), rows=False)
+        shapes.append(_shape(statistics, observations, plan_levels(statistics, "noncentered")))
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 @pytest.mark.parametrize("family", ["gaussian", "student_t", "lognormal", "gamma", "poisson"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +14,9 @@ import bayeshlm as bh
 from bayeshlm.engines.exact import fit_exact
 from bayeshlm.errors import BayeshlmWarning, DesignError, EngineError, PriorError
 from bayeshlm.simulation.parameters import draw_parameters
-from bayeshlm.studies.quantities import choose_quantities, log_likelihood
+from bayeshlm.studies.analysis import Analysis
+from bayeshlm.studies.likelihood import log_likelihood
+from bayeshlm.studies.quantities import choose_quantities
 from bayeshlm.studies.sbc import judge, rank
 from tests.engines.dense import CASES, make_frame, make_model
 
@@ -330,32 +331,48 @@ def test_where_every_replicate_fails_there_is_no_verdict(monkeypatch) -> None:
         bh.sbc(MODEL, DESIGN, replicates=3, draws=19, **OPTIONS)
 
 
-def test_markov_chains_are_thinned_by_their_effective_size(monkeypatch) -> None:
-    """The way of engines that sample by Markov chains, with the exact engine's chains made sticky."""
-    from bayeshlm import fit as package_fit
+@pytest.mark.parametrize(
+    ("repeats", "lengths", "centred"), [(1, [250], [True]), (5, [250, 1000], [True, True])]
+)  # fmt: skip
+def test_markov_chains_are_thinned_by_their_effective_size(monkeypatch, repeats, lengths, centred) -> None:
+    """The way of NUTS, with the exact engine's chains made sticky; for as long as it helps in the study's form."""
+    asked = sticky(monkeypatch, repeats)
+    done = STICKY.replicate(1, np.random.SeedSequence(3))
+    assert asked == list(zip(lengths, centred, strict=True))
+    assert done.draws["1|a"].shape == (99, 6)
+    assert done.notes["ess"] >= 99
+    assert done.notes["unconverged"] == 0
+
+
+def test_chains_that_do_not_mix_are_tried_in_the_other_form(monkeypatch) -> None:
+    asked = sticky(monkeypatch, 200)
+    with pytest.raises(EngineError, match=r"4000 draws are worth \d+ independent ones, fewer than the 99 wanted"):
+        STICKY.replicate(1, np.random.SeedSequence(3))
+    assert asked == [(250, True), (1000, True), (1000, False)]
+    asked = sticky(monkeypatch, 200, centred_only=True)
+    assert STICKY.replicate(1, np.random.SeedSequence(3)).notes["ess"] > 99
+    assert asked == [(250, True), (1000, True), (1000, False)]
+
+
+# What the study knows of its levels lets all of them be centred.
+STICKY = Analysis(MODEL, MODEL, DESIGN, None, "auto", 99, information=(100.0, 100.0))
+
+
+def sticky(monkeypatch, repeats: int, *, centred_only: bool = False) -> list[tuple[int, bool]]:
+    """Every draw comes `repeats` times; returns what will have been asked for."""
     from bayeshlm.engines.select import Choice
     from bayeshlm.studies import analysis
 
     asked = []
 
-    def sticky(repeats: int):
-        def chains(model, data, *, engine, draws, chains, random_seed, progress):
-            asked.append(draws)
-            tree = package_fit(model, data, draws=draws, chains=chains, random_seed=random_seed)
-            posterior = tree["posterior"].to_dataset()
-            return {"posterior": posterior.isel(draw=np.arange(draws) // repeats)}
-
-        return chains
+    def chains(statistics, observations, *, draws, chains, seed, plans):
+        centred = all(plan.centred for plan in plans)
+        asked.append((draws, centred))
+        result = fit_exact(statistics, draws=draws, chains=chains, seed=seed)
+        places = np.arange(draws) // (repeats if centred or not centred_only else 1)
+        held = {n: dataclasses.replace(v, values=v.values[:, places]) for n, v in result.variables.items()}
+        return dataclasses.replace(result, variables=held)
 
     monkeypatch.setattr(analysis, "choose_engine", lambda *_: Choice("nuts", "asked for"))
-    module = sys.modules["bayeshlm.fit"]
-    for repeats, calls in ((1, [250]), (15, [250, 1000])):
-        asked.clear()
-        monkeypatch.setattr(module, "fit", sticky(repeats))
-        done = analysis.Analysis(MODEL, MODEL, DESIGN, None, "auto", 99).replicate(1, np.random.SeedSequence(3))
-        assert asked == calls
-        assert done.draws["1|a"].shape == (99, 6)
-        assert done.notes["ess"] >= 99
-    monkeypatch.setattr(module, "fit", sticky(200))
-    with pytest.raises(EngineError, match=r"4000 draws are worth \d+ independent ones, fewer than the 99 wanted"):
-        analysis.Analysis(MODEL, MODEL, DESIGN, None, "auto", 99).replicate(1, np.random.SeedSequence(3))
+    monkeypatch.setattr(analysis, "fit_nuts", chains)
+    return asked
