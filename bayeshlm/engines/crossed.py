@@ -56,14 +56,20 @@ class Root:
 
 
 class Crossed:
-    """log p(y | theta) and effects given theta; holds what does not depend on theta."""
+    """log p(y | theta) and effects given theta; holds what does not depend on theta.
 
-    def __init__(self, problem: Problem) -> None:
+    The level that integrates out first, the bulk and the root are `order`'s, by default `order_levels`'.
+    """
+
+    def __init__(
+        self, problem: Problem, order: tuple[int, tuple[int, ...], tuple[int, ...]] | None = None
+    ) -> None:  # fmt: skip
         self.problem = problem
         self.told: dict[str, float] = {}
-        self.crossing = crossing = cross(problem)
+        self.crossing = crossing = cross(problem, order)
         size, bulk = crossing.size, crossing.bulk_size
         self.width = size - bulk  # columns of the root, with the common effects and y
+        self.root_blocks = tuple((k, crossing.start[k] - bulk, problem.levels[k].groups) for k in crossing.root)
         column, row = crossing.positions // size, crossing.positions % size
         self.in_bulk, self.across, self.in_root = row < bulk, (column < bulk) & (row >= bulk), column >= bulk
         self.bulk_places = column[self.in_bulk] * bulk + row[self.in_bulk]
@@ -109,7 +115,7 @@ class Crossed:
         values, log_determinants = self._entries(ratios[self.crossing.leaf])
         kernels = np.zeros((values.shape[1], self.width * self.width))
         kernels[:, self.root_places] = values.T
-        return _mirrored(kernels.reshape(-1, self.width, self.width)), log_determinants
+        return mirrored(kernels.reshape(-1, self.width, self.width)), log_determinants
 
     def _entries(self, ratio: Array) -> tuple[Array, Array]:
         """(M at its positions, (entries, B)), (log determinant of V, (B,)) for the leaf's roots over sigma."""
@@ -135,7 +141,7 @@ class Crossed:
             raise np.linalg.LinAlgError("the crossed levels' matrix is not positive definite")
         half = self.apply_bulk(ratios, cross_columns.reshape(n, self.width), transposed=True)
         half = blas.dtrsm(1.0, root, half, lower=1)
-        kernel = _mirrored(kernel.reshape(1, self.width, self.width))[0] - half.T @ half
+        kernel = mirrored(kernel.reshape(1, self.width, self.width))[0] - half.T @ half
         return Bulk(root, half, kernel, float(log_determinant[0] + 2 * np.log(np.diag(root)).sum()))
 
     def _bulk_factors(self, ratios: list[Array]) -> list[tuple[int, int, Array]]:
@@ -209,22 +215,27 @@ class Crossed:
             for b in parts
         ])  # fmt: skip
 
-    def scale_root(self, roots: list[Array], kernels: Array) -> Array:
-        """L' K L of the root's levels, for a batch (B, r, r)."""
+    def scale_root(
+        self, roots: list[Array], kernels: Array, blocks: tuple[tuple[int, int, int], ...] | None = None
+    ) -> Array:
+        """L' K L of the root's levels, for a batch (B, r, r).
+
+        `blocks`: level, first column and number of groups of each; by default all that the root holds.
+        """
         out = np.array(kernels)
         batch, width = out.shape[:2]
-        for index in self.crossing.root:
+        for index, start, groups in self.root_blocks if blocks is None else blocks:
             level = self.problem.levels[index]
-            k, start = len(level.columns), self.crossing.start[index] - self.crossing.bulk_size
-            part = slice(start, start + k * level.groups)
+            k = len(level.columns)
+            part = slice(start, start + k * groups)
             factor = np.einsum("ij,jlb->bil", level.lift, roots[index])
             if k == 1:
                 out[:, :, part] *= factor
                 out[:, part] *= factor
                 continue
-            right = out[:, :, part].reshape(batch, width, k, level.groups)
+            right = out[:, :, part].reshape(batch, width, k, groups)
             out[:, :, part] = np.einsum("brkg,bkj->brjg", right, factor).reshape(batch, width, -1)
-            left = out[:, part].reshape(batch, k, level.groups, width)
+            left = out[:, part].reshape(batch, k, groups, width)
             out[:, part] = np.einsum("bkgr,bkj->bjgr", left, factor).reshape(batch, -1, width)
         return out
 
@@ -262,11 +273,11 @@ class Crossed:
         if self.width > 1:
             noise = top.half + rng.standard_normal(top.half.shape)
             known[:-1] = np.linalg.solve(np.swapaxes(top.root, 1, 2), noise[:, :, None])[:, :, 0].T
-        for index in self.crossing.root:
+        for index, start, groups in self.root_blocks:
             level = self.problem.levels[index]
-            k, start = len(level.columns), self.crossing.start[index] - self.crossing.bulk_size
-            part = slice(start, start + k * level.groups)
-            v = known[part].reshape(k, level.groups, batch)
+            k = len(level.columns)
+            part = slice(start, start + k * groups)
+            v = known[part].reshape(k, groups, batch)
             known[part] = np.einsum("ij,jlb,lgb->igb", level.lift, roots[index], v).reshape(-1, batch)
         return known
 
@@ -301,7 +312,7 @@ def finite(values: Array) -> Array:
     return np.where(np.isfinite(values), values, -np.inf)
 
 
-def _mirrored(upper: Array) -> Array:
+def mirrored(upper: Array) -> Array:
     """Fill the lower triangles of (B, r, r) from the upper ones."""
     rows, columns = np.tril_indices(upper.shape[1], -1)
     upper[:, rows, columns] = upper[:, columns, rows]

@@ -97,21 +97,26 @@ def level_codes(problem: Problem) -> Codes:
     return problem.codes
 
 
-def count_products(problem: Problem) -> tuple[int, int]:
-    """(nonzero entries of P, products of two of them within a group): what `cross` will hold, found by counting."""
-    codes, leaf = level_codes(problem), order_levels(problem)[0]
-    k = len(problem.levels[leaf].columns)
+def met_columns(problem: Problem, leaf: int) -> Codes:
+    """Columns that meet within each group of a level, (groups,): other levels' effects, common effects, y."""
+    codes = level_codes(problem)
     per_group = np.full(problem.levels[leaf].groups, len(problem.common) + 1)
     for index, level in enumerate(problem.levels):
         if index != leaf:
             pairs = np.unique(codes[:, leaf] * level.groups + codes[:, index])
             per_group += len(level.columns) * np.bincount(pairs // level.groups, minlength=len(per_group))
-    return int(k * per_group.sum()), int(k * (k + 1) // 2 * (per_group * (per_group + 1) // 2).sum())
+    return per_group
 
 
-def cross(problem: Problem) -> Crossing:
-    """Integrate out what can be before theta is known."""
-    leaf, bulk, root = order_levels(problem)
+def count_products(problem: Problem, leaf: int) -> int:
+    """Products of two entries of P within a group, of which `cross` will hold the sums: found by counting."""
+    k, met = len(problem.levels[leaf].columns), met_columns(problem, leaf)
+    return int(k * (k + 1) // 2 * (met * (met + 1) // 2).sum())
+
+
+def cross(problem: Problem, order: tuple[int, tuple[int, ...], tuple[int, ...]] | None = None) -> Crossing:
+    """Integrate out what can be before theta is known; `order` as of `order_levels`, which decides by default."""
+    leaf, bulk, root = order_levels(problem) if order is None else order
     level, others, codes = problem.levels[leaf], (*bulk, *root), level_codes(problem)
     start, size = {}, 0
     for index in others:
