@@ -134,7 +134,7 @@ def log_predictive_crossed(
 
 
 def _log_likelihood(problem: Problem, sigma: Array, roots: list[Array]) -> Array:
-    """Log density of the data given theta, (B,); NaN where a common effect with a (nearly) flat prior is left untold."""
+    """Log density of the data given theta, (B,); NaN where a (nearly) flat common effect is left untold."""
     density = Marginal(problem) if problem.codes is None else Crossed(problem)
     parts = [slice(start, start + density.chunk) for start in range(0, len(sigma), density.chunk)]
     return np.concatenate([_told(density, sigma[b], [root[:, :, b] for root in roots]) for b in parts])
