@@ -70,7 +70,7 @@ def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.rand
         return Chosen(Marginal(problem))
     _check_size(problem, draws)
     crossed = Crossed(problem)
-    if not crossed.crossing.bulk:
+    if not crossed.crossing.bulk or problem.split is not None:  # tables are of ratios to the one sigma
         return Chosen(crossed)
     try:
         table = Tabulated(crossed, low, high, rng)

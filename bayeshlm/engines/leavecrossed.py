@@ -30,7 +30,8 @@ from bayeshlm.engines import small
 from bayeshlm.engines.base import build_problem
 from bayeshlm.engines.collapse import BYTES_PER_PRODUCT, MAX_BYTES
 from bayeshlm.engines.crossed import Crossed, mirrored
-from bayeshlm.engines.crossing import count_products, level_codes, met_columns, order_levels
+from bayeshlm.engines.crossing import count_products, level_codes, level_widths, met_columns, order_levels
+from bayeshlm.engines.crossing_split import evaluation_seconds
 from bayeshlm.engines.leaveout import SINGULAR, constants, without_group
 from bayeshlm.engines.marginal import Marginal, Sweep, pseudo_variance
 from bayeshlm.engines.problem import Problem
@@ -97,10 +98,15 @@ def plan(problem: Problem, level: int, draws: int) -> Plan:
     groups, leaf = problem.levels[level].groups, order_levels(problem)[0]
     rest, products = sum(effects) - effects[leaf], count_products(problem, leaf)
     each = CALL + MOVED / 2 * rest**2 + FLOP * rest**3 / 3 + 2e-9 * products
+    codes, widths, dense = level_codes(problem), level_widths(problem), len(problem.common) + 1
+    if problem.split is not None:
+        each = CALL + evaluation_seconds(codes, widths, dense, problem.residuals)
     anew = Plan(True, groups * (BIND + BIND_PRODUCT * products), groups * each)
+    if problem.split is not None:
+        return anew  # what a group says changes with every theta: one factorisation is not cheaper
 
     whole, products = sum(effects) - effects[level] + len(problem.common), count_products(problem, level)
-    met = met_columns(problem, level).astype(float)
+    met = met_columns(codes, widths, level, dense).astype(float)
     each = MOVED * whole**2 + FLOP * whole**3 + float(np.sum(CALL + MOVED * met**2 + 4 * FLOP * met**3))
     updated = Plan(False, BIND + BIND_PRODUCT * products + 1e-3 * groups, each)
     too_large = 8 * 3 * whole**2 + BYTES_PER_PRODUCT * products > MAX_BYTES
@@ -116,7 +122,7 @@ def log_predictive_crossed(
     """
     index, groups = problem.level_index[level], problem.levels[level].groups
     out, sure = np.full((groups, len(sigma)), np.nan), np.zeros((groups, len(sigma)), dtype=bool)
-    if not plan(problem, level, len(sigma)).anew:
+    if problem.split is None and not plan(problem, level, len(sigma)).anew:
         out, sure = _updated(statistics, problem, level, sigma, roots)
     unsure = np.flatnonzero(~sure.all(axis=1))
     if len(unsure):
@@ -179,8 +185,7 @@ def _updated(
     for start in range(0, len(sigma), step):
         b = slice(start, start + step)
         mine = [root[:, :, b] for root in roots]
-        spread = sigma[b] if sigma.ndim > 1 else sigma[b, None]
-        noise = constant[:, None] - rows @ np.log(spread).T
+        noise = constant[:, None] - rows * np.log(sigma[b])
         try:
             known = _posterior(whole, sigma[b], mine)
         except np.linalg.LinAlgError:

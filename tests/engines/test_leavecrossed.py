@@ -52,12 +52,25 @@ def assert_equals_dense(
     return statistics
 
 
-@pytest.mark.parametrize("name", CASES)
+ONE_SIGMA = [name for name, case in CASES.items() if case.sigma is None]
+SEVERAL = [name for name, case in CASES.items() if case.sigma is not None]
+
+
+@pytest.mark.parametrize("name", ONE_SIGMA)
 def test_every_group_of_every_level_equals_dense_twin(name: str, road: str) -> None:
     """Also where standard deviations are 0, and where a level lies inside the one that is left out."""
     rng = np.random.default_rng([21, len(name)])
     model, frame, problem = everything(CASES[name], rng)
     assert_equals_dense(CASES[name], model, frame, problem, thetas(problem, rng, 2))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_sigma_by_a_factor_equals_dense_twin(name: str) -> None:
+    """These are always evaluated anew."""
+    rng = np.random.default_rng([25, len(name)])
+    model, frame, problem = everything(CASES[name], rng)
+    assert plan(problem, 0, 100).anew
+    assert_equals_dense(CASES[name], model, frame, problem, rng.normal(0.0, 0.7, (2, problem.size)))
 
 
 def test_penicillin_equals_dense_twin(road: str) -> None:
