@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.crossing_split import evaluation_seconds
 from bayeshlm.engines.hyperparameters import recentred_sets
 from bayeshlm.engines.identify import check_proper, within_fit
 from bayeshlm.engines.problem import Correlation, Problem, ProblemLevel, Scale
@@ -18,6 +19,7 @@ from bayeshlm.errors import EngineError, PriorError, listed
 from bayeshlm.spec.priors import LKJ, Flat, Normal
 
 Array = NDArray[np.float64]
+EVALUATIONS, MOST_SECONDS = 20_000, 900.0  # of a density: typical number, and the time that is too much
 
 
 def nested_order(statistics: Statistics) -> list[int] | None:
@@ -122,13 +124,23 @@ def unsupported(statistics: Statistics) -> str | None:
             f"The exact engine needs Normal or Flat priors on common effects (they integrate out); got {listed(wrong)}."
         )
     if statistics.layout.residual is not None and nested_order(statistics) is None:
-        names = listed(level.name for level in statistics.layout.levels)
-        return (
-            f"The levels {names} are crossed (a group of one occurs in several groups of another); with a residual "
-            "standard deviation by category the exact engine fits nested levels only. If labels are merely reused, "
-            "e.g. instructor 1 in every method, write (1 | method/instructor)."
-        )
+        return _too_slow(statistics, len(statistics.layout.residual.labels))
     return None
+
+
+def _too_slow(statistics: Statistics, categories: int) -> str | None:
+    """The reason, where a density that is formed anew for each theta would take too long."""
+    layout = statistics.layout
+    widths = [(len(m), len(level.columns)) for m, level in zip(statistics.members, layout.levels, strict=True)]
+    each = evaluation_seconds(statistics.codes, widths, len(layout.common_columns) + 1, categories)
+    if each * EVALUATIONS <= MOST_SECONDS:
+        return None
+    return (
+        f"The levels {listed(level.name for level in layout.levels)} are crossed (a group of one occurs in several "
+        "groups of another); with a residual standard deviation by category the exact engine would take about "
+        f"{each * EVALUATIONS / 60:,.0f} minutes for so many groups. If labels are merely reused, e.g. instructor 1 in "
+        "every method, write (1 | method/instructor)."
+    )
 
 
 def _lift(columns: tuple[int, ...], centre: Array) -> Array:

@@ -70,7 +70,7 @@ def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.rand
         return Chosen(Marginal(problem))
     _check_size(problem, draws)
     crossed = Crossed(problem)
-    if not crossed.crossing.bulk:
+    if not crossed.crossing.bulk or problem.split is not None:  # tables are of ratios to the one sigma
         return Chosen(crossed)
     try:
         table = Tabulated(crossed, low, high, rng)
@@ -87,9 +87,9 @@ def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.rand
 
 
 def _check_size(problem: Problem, draws: int) -> None:
-    _, bulk, _ = order_levels(problem)
+    leaf, bulk, _ = order_levels(problem)
     effects = sum(problem.levels[k].groups * len(problem.levels[k].columns) for k in bulk)
-    _, products = count_products(problem)
+    products = count_products(problem, leaf)
     matrix = 8 * effects**2
     need = BYTES_PER_PRODUCT * products + COPIES * matrix + min(KEPT_BYTES, SOLVES * matrix) + 16 * effects * draws
     seconds = (FACTORISATIONS * effects**3 / 3 + SOLVES * effects**2 * draws) / SPEED

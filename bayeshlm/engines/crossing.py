@@ -28,6 +28,7 @@ from bayeshlm.engines.residuals import pivot_centred
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
+Order = tuple[int, tuple[int, ...], tuple[int, ...]]  # leaf, bulk, root: indices of levels
 ROOT = 128  # effects of the smallest levels that stay with the common effects in the root, factored at every theta
 
 
@@ -76,7 +77,7 @@ class Crossing:
     products: sparse.csr_array
 
 
-def order_levels(problem: Problem) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def order_levels(problem: Problem) -> Order:
     """(leaf, bulk, root): the level with the most effects, and the others by whether they fit in the root."""
     effects = [level.groups * len(level.columns) for level in problem.levels]
     by_size = sorted(range(len(effects)), key=effects.__getitem__)
@@ -97,29 +98,55 @@ def level_codes(problem: Problem) -> Codes:
     return problem.codes
 
 
-def count_products(problem: Problem) -> tuple[int, int]:
-    """(nonzero entries of P, products of two of them within a group): what `cross` will hold, found by counting."""
-    codes, leaf = level_codes(problem), order_levels(problem)[0]
-    k = len(problem.levels[leaf].columns)
-    per_group = np.full(problem.levels[leaf].groups, len(problem.common) + 1)
-    for index, level in enumerate(problem.levels):
+def met_columns(codes: Codes, widths: list[tuple[int, int]], leaf: int, dense: int) -> Codes:
+    """Columns that meet within each group of a level, (groups,): other levels' effects, common effects, y.
+
+    Parameters
+    ----------
+    codes : (cells, levels)
+    widths : list of (groups, effects a group), per level
+    leaf : int
+    dense : int
+        Number of common effects and y.
+    """
+    per_group = np.full(widths[leaf][0], dense)
+    for index, (groups, effects) in enumerate(widths):
         if index != leaf:
-            pairs = np.unique(codes[:, leaf] * level.groups + codes[:, index])
-            per_group += len(level.columns) * np.bincount(pairs // level.groups, minlength=len(per_group))
-    return int(k * per_group.sum()), int(k * (k + 1) // 2 * (per_group * (per_group + 1) // 2).sum())
+            pairs = np.unique(codes[:, leaf] * groups + codes[:, index])
+            per_group += effects * np.bincount(pairs // groups, minlength=len(per_group))
+    return per_group
 
 
-def cross(problem: Problem) -> Crossing:
-    """Integrate out what can be before theta is known."""
-    leaf, bulk, root = order_levels(problem)
-    level, others, codes = problem.levels[leaf], (*bulk, *root), level_codes(problem)
-    start, size = {}, 0
-    for index in others:
+def level_widths(problem: Problem) -> list[tuple[int, int]]:
+    """(groups, effects a group) of each level."""
+    return [(level.groups, len(level.columns)) for level in problem.levels]
+
+
+def count_products(problem: Problem, leaf: int) -> int:
+    """Products of two entries of P within a group, of which `cross` will hold the sums: found by counting."""
+    k, dense = len(problem.levels[leaf].columns), len(problem.common) + 1
+    met = met_columns(level_codes(problem), level_widths(problem), leaf, dense)
+    return int(k * (k + 1) // 2 * (met * (met + 1) // 2).sum())
+
+
+def first_columns(problem: Problem, order: Order) -> tuple[dict[int, int], int, int]:
+    """(first column of each level but the leaf, effects in all, effects of the bulk)."""
+    _, bulk, root = order
+    start, size, bulk_size = {}, 0, 0
+    for index in (*bulk, *root):
         start[index] = size
         size += problem.levels[index].groups * len(problem.levels[index].columns)
-    bulk_size = sum(problem.levels[i].groups * len(problem.levels[i].columns) for i in bulk)
-    first, size = size, size + len(problem.common) + 1
-    cells = _Cells(problem, leaf)
+        bulk_size = size if index in bulk else bulk_size
+    return start, size, bulk_size
+
+
+def cross(problem: Problem, order: Order) -> Crossing:
+    """Integrate out what can be before theta is known."""
+    leaf, bulk, root = order
+    level, others, codes = problem.levels[leaf], (*bulk, *root), level_codes(problem)
+    start, first, bulk_size = first_columns(problem, order)
+    size = first + len(problem.common) + 1
+    cells = Cells(problem, leaf)
     rows, rest = pivot_centred(cells.group_weight, cells.group_mean, cells.group_scatter, level.columns)
     dense = [*problem.common, problem.width - 1]
 
@@ -135,17 +162,17 @@ def cross(problem: Problem) -> Crossing:
     for j, column in enumerate(dense):
         place = np.full((k, groups), first + j)
         parts.append((rows[:, column], row_index + np.arange(groups), place))
-    matrix = _sparse(parts, (k * groups, size))
+    matrix = sum_entries(parts, (k * groups, size))
 
     constant = _within(problem, leaf, cells, matrix, rest, start, dense)
     factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
     distinct, kind = np.unique(factor.reshape(k * k, -1), axis=1, return_inverse=True)
     kind, classes = kind.ravel(), distinct.shape[1]
-    places, sources, values = _products(matrix, kind, k, groups, classes)
+    places, sources, values = meeting_products(matrix, kind, k, groups, classes)
     coordinates = constant.tocoo()
     lower = coordinates.row >= coordinates.col
     fixed = coordinates.col[lower].astype(np.int64) * size + coordinates.row[lower]
-    positions, entry = _distinct(np.concatenate([places, fixed]), size)
+    positions, entry = distinct_places(np.concatenate([places, fixed]), size)
     shape = (len(positions), k * (k + 1) // 2 * classes)
     products = sparse.coo_array((values, (entry[: len(places)], sources)), shape=shape).tocsr()
     return Crossing(
@@ -155,7 +182,7 @@ def cross(problem: Problem) -> Crossing:
     )  # fmt: skip
 
 
-class _Cells:
+class Cells:
     """Cells, and their sums by group of the leaf (Chan's rule)."""
 
     def __init__(self, problem: Problem, leaf: int) -> None:
@@ -187,7 +214,7 @@ class _Cells:
         return self.weight if a == 0 else np.asarray(self.weight * self.mean[a - 1])
 
 
-def _leaf_coordinates(cells: _Cells, rows: Array, columns: tuple[int, ...]) -> Array:
+def _leaf_coordinates(cells: Cells, rows: Array, columns: tuple[int, ...]) -> Array:
     """What a cell adds to the coordinates of each column on its group's directions, (k, c, cells)."""
     width = len(cells.mean) + 1
     centred = 0 in columns
@@ -205,7 +232,7 @@ def _leaf_coordinates(cells: _Cells, rows: Array, columns: tuple[int, ...]) -> A
 
 
 def _within(
-    problem: Problem, leaf: int, cells: _Cells, matrix: sparse.csr_array, rest: Array, start: dict[int, int],
+    problem: Problem, leaf: int, cells: Cells, matrix: sparse.csr_array, rest: Array, start: dict[int, int],
     dense: list[int],
 ) -> sparse.csr_array:  # fmt: skip
     """C: cross products left within the groups of the leaf.
@@ -231,7 +258,7 @@ def _within(
                 value = cells.product(a, b, centred=centred)
                 column = np.full(len(row), effects + j)
                 parts += [(value, row, column), (value, column, row)]
-    full = _sparse(parts, (size, size))
+    full = sum_entries(parts, (size, size))
     # The constant's direction is out of the centred columns already: only the slopes' directions are left to project.
     directions = matrix[problem.levels[leaf].groups :] if centred else matrix
     corner = sparse.csr_array(rest.sum(axis=2)[np.ix_(dense, dense)])
@@ -240,7 +267,7 @@ def _within(
     return sparse.csr_array(full + sparse.block_array(blocks))
 
 
-def _sparse(parts: list[tuple[Array, Codes, Codes]], shape: tuple[int, int]) -> sparse.csr_array:
+def sum_entries(parts: list[tuple[Array, Codes, Codes]], shape: tuple[int, int]) -> sparse.csr_array:
     """Sum (value, row, column) triples; entries that are exactly 0 are not stored."""
     values, rows, columns = (
         np.concatenate([np.broadcast_to(part[k], part[0].shape).ravel() for part in parts]) for k in range(3)
@@ -251,7 +278,9 @@ def _sparse(parts: list[tuple[Array, Codes, Codes]], shape: tuple[int, int]) -> 
     return out
 
 
-def _products(matrix: sparse.csr_array, kind: Codes, k: int, groups: int, classes: int) -> tuple[Codes, Codes, Array]:
+def meeting_products(
+    matrix: sparse.csr_array, kind: Codes, k: int, groups: int, classes: int
+) -> tuple[Codes, Codes, Array]:
     """Every product of two entries of P within a group: (position in M, entry of V^-1, value)."""
     size = matrix.shape[1]
     places, sources, values = [], [], []
@@ -278,7 +307,7 @@ def _products(matrix: sparse.csr_array, kind: Codes, k: int, groups: int, classe
     return np.concatenate(places), np.concatenate(sources), np.concatenate(values)
 
 
-def _distinct(places: Codes, size: int) -> tuple[Codes, Codes]:
+def distinct_places(places: Codes, size: int) -> tuple[Codes, Codes]:
     """(sorted distinct positions, index of each place among them)."""
     if size * size > 8 * len(places) + 10_000_000:
         positions, index = np.unique(places, return_inverse=True)

@@ -1,4 +1,4 @@
-"""log p(y_g | the other groups' rows, theta) for every group of a level at once, from the same statistics.
+"""log p(y_g | the other groups' rows, theta) for every group of a nested level at once, from the same statistics.
 
 Given theta everything is Gaussian, so a group is left out by arithmetic: the sweep's log density with all groups less
 the log density without the group. Only the group's ancestors change when it goes; each is swept anew from the sum
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines import importance, small
 from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.collapse import collapse
 from bayeshlm.engines.hyperparameters import search_box
-from bayeshlm.engines.marginal import Marginal, columns_first
+from bayeshlm.engines.marginal import columns_first
 from bayeshlm.engines.problem import Problem
 from bayeshlm.engines.residuals import pivot_centred, pooled
 
@@ -70,7 +71,7 @@ def log_predictive(statistics: Statistics, problem: Problem, level: int, sigma: 
     largest = max(record.groups for record in problem.levels)
     step = max(NUMBERS // (problem.width**2 * largest), 1)
     out = np.empty((groups, batch))
-    constant, rows = _constants(statistics, problem.level_index[level], groups)
+    constant, rows = constants(statistics, problem.level_index[level], groups)
     leaf = _leaf(problem) if problem.split is None else None
     for start in range(0, batch, step):
         part = slice(start, start + step)
@@ -101,15 +102,18 @@ def without_group(statistics: Statistics, index: int, group: int) -> Statistics:
 def log_evidence(statistics: Statistics, rng: np.random.Generator) -> tuple[float, float]:
     """(log p(y), Pareto k) with theta integrated by importance sampling; flat priors count as the constant 1."""
     problem = build_problem(statistics)
-    marginal = Marginal(problem)
+    low, high = search_box(problem)
+    chosen = collapse(problem, low, high, 4000, rng)
+    marginal = chosen.density
     if problem.size == 0:
         return float(marginal.log_density(np.zeros((1, 0)))[0][0]), -np.inf
-    low, high = search_box(problem)
-    drawn = importance.sample(lambda t: marginal.log_density(t)[0], low, high, draws=1000, chains=4, rng=rng)
+    drawn = importance.sample(
+        lambda t: marginal.log_density(t)[0], low, high, draws=1000, chains=4, rng=rng, starts=chosen.starts
+    )
     return drawn.log_evidence, drawn.pareto_k
 
 
-def _constants(statistics: Statistics, index: int, groups: int) -> tuple[Array, Array]:
+def constants(statistics: Statistics, index: int, groups: int) -> tuple[Array, Array]:
     """Per group: what does not depend on theta (groups,), and rows by category of sigma (groups, parts)."""
     codes = statistics.codes[:, index]
     parts = 1 if statistics.layout.residual is None else len(statistics.layout.residual.labels)

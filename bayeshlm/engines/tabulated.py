@@ -308,7 +308,8 @@ class Tabulated:
         betas = np.empty((batch, len(problem.common)))
         # Draws first in memory: that is how the posterior keeps them.
         effects = [np.empty((batch, len(v.columns), v.groups)).transpose(1, 2, 0) for v in problem.levels]
-        step = int(np.clip(LEAF_NUMBERS // crossed.crossing.rows.shape[0], 16, CHUNK))
+        leaf = problem.levels[crossed.crossing.leaf]
+        step = int(np.clip(LEAF_NUMBERS // (leaf.groups * len(leaf.columns)), 16, CHUNK))
         for start in range(0, batch, step):
             part = slice(start, start + step)
             betas[part] = crossed.finish(

