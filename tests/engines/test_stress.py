@@ -21,26 +21,8 @@ from tests.engines.dense import build
 from tests.engines.stress import CASES, Reference, Stress, draw
 
 CROSSED_BY_SIGMA = 12  # cases more
-IN_EVERY_RUN = (
-    0,
-    2,
-    6,
-    7,
-    9,
-    10,
-    13,
-    14,
-    18,
-    19,
-    20,
-    22,
-    23,
-    26,
-    28,
-    97,
-    200,
-    208,
-)  # few hyperparameters: seconds each
+# Few hyperparameters: seconds each.
+IN_EVERY_RUN = (0, 2, 6, 7, 9, 10, 13, 14, 18, 19, 20, 22, 23, 26, 28, 97, 200, 208)
 FALSE_ALARM = 1e-3  # over all figures of all cases
 FIGURES = 3900  # about six hyperparameters a case by three quantiles
 PROBS = (0.05, 0.5, 0.95)
