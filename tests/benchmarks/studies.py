@@ -8,15 +8,15 @@ study runs in a process of its own (imports not counted, but those of its two wo
 processes, peak memory is the parent's and the largest worker's, at 200 and at all replicates.
 simuk fits the hand-written PyMC twin of the same study by nutpie, 4 chains of 500 draws after 500 of tuning.
 
-Measured 2026-11-22, two cores and workers: with climbs to modes one after the other 1,000 replicates of sbc took 89
-s, of recover 88 s (177 ms of CPU each; simuk 27.9 s a replicate, 314 times as long; peak memory of parent and worker
-211 and 218 MB at 200 replicates, 213 and 218 MB at 1,000). With all climbs in one batch 400 of sbc took 29.7 s, which
-is 74 s for 1,000. The goal is 45 s.
+Measured 2026-11-22, two cores and workers: 1,000 replicates of sbc took 40.3 s, of recover 37.6 s (78 ms of CPU each;
+peak memory of parent and worker 211 and 218 MB at 200 replicates, 213 and 218 MB at 1,000), short of the 45 s that were
+the goal; simuk 27.9 s a replicate, about 700 times as long. Before the steps of the mode search and their derivatives
+shared one batch, sbc took 74 s.
 
-Where the time goes (profile): 5 to 10 % drawing the statistics, of which most is one normal number and one log1p a
-student; 75 % the hyperparameters (half of it the mode search, about 30 evaluations of some 20 points each, which cost
-0.5 to 1 ms of NumPy calls each however few the points); 10 % effects, quantities and ranks. What arithmetic asks for,
-5,000 thetas of some 500 operations each and 100,000 normal numbers, is about 3 ms.
+Where the time goes (profile of one replicate, 60 ms): 4 ms drawing the statistics, of which most is one normal number
+and one log1p a student; 48 ms the hyperparameters (29 of them the mode search, 29 evaluations of 20 to 170 points each,
+which cost 0.5 to 0.9 ms of NumPy calls however few the points; 10 the proposal's rounds); 6 ms effects, quantities and
+ranks. What arithmetic asks for, 5,000 thetas of some 500 operations each and 100,000 normal numbers, is about 3 ms.
 """
 
 from __future__ import annotations
