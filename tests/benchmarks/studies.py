@@ -9,8 +9,8 @@ processes, peak memory is the parent's and the largest worker's, at 200 and at a
 simuk fits the hand-written PyMC twin of the same study by nutpie, 4 chains of 500 draws after 500 of tuning.
 
 Measured 2026-11-22, two cores and workers: 1,000 replicates of sbc took 40.3 s, of recover 37.6 s (78 ms of CPU each;
-peak memory of parent and worker 211 and 218 MB at 200 replicates, 213 and 218 MB at 1,000), short of the 45 s that were
-the goal; simuk 27.9 s a replicate, about 700 times as long. Before the steps of the mode search and their derivatives
+peak memory of parent and worker 211 and 218 MB at 200 replicates, 213 and 218 MB at 1,000); the goal was
+45 s. simuk took 27.9 s a replicate, about 700 times as long. Before the steps of the mode search and their derivatives
 shared one batch, sbc took 74 s.
 
 Where the time goes (profile of one replicate, 60 ms): 4 ms drawing the statistics, of which most is one normal number
