@@ -47,7 +47,9 @@ Sampler = Callable[[Any, int, int], Draws]  # (Observed, draws, seed) -> variabl
 Generator = Callable[[Mapping[str, Any] | None, np.random.SeedSequence], World]  # (params, seed) -> world
 EVERY = 20  # of so many replicates one goes through rows, the others through statistics drawn as such
 TRIALS = 5  # worlds tried before the work, to see that model, design and engine go together
-CHAINS, SHORTEST = 4, 250  # of engines that sample by Markov chains, and draws in each, to judge convergence by
+WORLDS, MOST = 9, 0.25  # worlds that tell how NUTS samples a level, and the quantile of their information that counts
+CHAINS, SHORTEST = 2, 500  # of NUTS, and draws in each, to judge convergence by: few, as each has to warm up
+PER_DRAW = 4  # steps of each chain for a draw that is wanted: more cost less than a second run
 LONGER = 4  # times as many draws where the first did not tell enough
 ENOUGH = 0.5  # effective share of the draws below which that is so
 UNCONVERGED = "A fit did not converge, by the criteria of bayeshlm.diagnose; it counts as any other."
@@ -184,17 +186,18 @@ class Analysis:
     ) -> tuple[Draws, dict[str, float]]:
         """Markov chains of NUTS, thinned until the draws left are as good as independent.
 
-        Where the study's form of the model does not mix, longer chains are tried, then the other form.
+        Where the first are too few, longer ones are run in the study's form of the model; where they did not converge,
+        in the other form; and where that does not help either, the other way round.
         """
         statistics = moments_of(data)
         observations = from_table(data) if isinstance(data, Table) else from_statistics(data)
         plans = plan_levels(statistics, "auto", self.information)
         other = plan_levels(statistics, "noncentered" if any(plan.centred for plan in plans) else "auto")
-        attempts = [(1, plans), (LONGER, plans)]
-        if described(statistics, other) != described(statistics, plans):
-            attempts.append((LONGER, other))
-        for longer, form in attempts:
-            length = longer * max(self.draws, SHORTEST)
+        same = described(statistics, other) == described(statistics, plans)
+        attempts = [(1, plans)]
+        while attempts:
+            longer, form = attempts.pop(0)
+            length = longer * max(PER_DRAW * self.draws, SHORTEST)
             result = fit_nuts(statistics, observations, draws=length, chains=CHAINS, seed=seed, plans=form)
             values = {name: v.values for name, v in result.variables.items()}
             ess = smallest_ess(values, statistics)
@@ -203,6 +206,9 @@ class Analysis:
                 failed = to_datatree(statistics, result, choice, seed=seed, notes=[]).attrs["status"] == "FAIL"
             if ess >= self.draws and not failed:
                 break
+            if longer == 1:
+                again = [plans] if same else [other, plans] if failed else [plans, other]
+                attempts = [(LONGER, form) for form in again]
         if not ess >= self.draws:
             raise EngineError(
                 f"{CHAINS * length} draws are worth {ess:.0f} independent ones, fewer than the {self.draws} wanted."
@@ -305,12 +311,13 @@ def prepare_analysis(
 
 
 def _informed(analysis: Analysis, seed: int) -> Analysis:
-    """Where NUTS will sample, the least information on each level in a few worlds, for all replicates to go by.
+    """Where NUTS will sample, the information on each level that most of a few worlds have, for all replicates.
 
-    The least: non-centred is slow where groups know much, centred misses some of the posterior where they know little.
+    Not their median: where groups know much, the non-centred form is slow; where they know little, the centred one is
+    wrong, and has to be run anew.
     """
     found = []
-    for child in np.random.SeedSequence(seed).spawn(TRIALS):
+    for child in np.random.SeedSequence(seed).spawn(WORLDS):
         try:
             statistics = moments_of(analysis.simulate(child.spawn(1)[0], through_rows=False).data)
             if callable(analysis.engine) or choose_engine(statistics, analysis.engine).engine == "exact":
@@ -321,7 +328,7 @@ def _informed(analysis: Analysis, seed: int) -> Analysis:
         found.append([plan.information for plan in plans])
     if not found:
         return analysis
-    return dataclasses.replace(analysis, information=tuple(np.min(found, axis=0).tolist()))
+    return dataclasses.replace(analysis, information=tuple(np.quantile(found, MOST, axis=0).tolist()))
 
 
 def fixed_sizes(design: Design) -> bool:

@@ -129,8 +129,8 @@ def sbc(
     -----
     NUTS, where it samples, samples one form of the model (see `parameterization` of `bayeshlm.to_pymc`) in all
     replicates, chosen once by what a few worlds know of each level, so that a process compiles it once, for as long as
-    the numbers of groups stay the same. Chains that are too short are run again longer; where that does not help
-    either, in the other form, which is then compiled too.
+    the numbers of groups stay the same. Chains that are too short are run again longer; where that does not help, or
+    they did not converge, in the other form, which is then compiled too.
 
     References
     ----------

@@ -24,6 +24,7 @@ costs = {"site": 100, "unit": 1}
 target = {"width": 9.0}
 plan_params = {"sigma": 0.1}
 """
+MODELS = Path(__file__).parents[2] / "models"
 ATTACK = "a'\"<script>alert(1)</script>$x$"
 
 
@@ -50,6 +51,18 @@ def test_each_writes_its_result_and_its_page(run, planned, tmp_path, kind) -> No
     assert figures
     assert all("aria-label=" in figure and 'role="img"' in figure for figure in figures)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "r.nc", "study.py"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sbc", "recover"])
+@pytest.mark.parametrize("name", ["clinic_trial", "capped_scores", "teaching_methods_as_written"])
+def test_studies_that_nuts_samples(run, tmp_path, kind, name) -> None:
+    done = run(kind, MODELS / f"{name}.py", "--replicates", 2, "--jobs", 1, "--seed", 3, "--out", "r.nc")
+    assert done.exit_code == 0 or kind == "recover", done.output  # two studies may well miss a parameter twice
+    assert "2 replicates, seed 3" in done.stdout
+    with xr.open_datatree(tmp_path / "r.nc", engine="h5netcdf") as stored:
+        assert (int(stored.attrs["finished"]), int(stored.attrs["failed"])) == (2, 0)
+    assert "<svg" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_the_command_and_the_library_agree(run, planned, tmp_path) -> None:
