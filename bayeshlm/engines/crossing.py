@@ -7,7 +7,7 @@ symmetric matrix over the effects of all other levels, the common effects and y:
 
 with P_g the pseudo-observations of group g (coordinates on orthonormal directions of its columns), C the cross products
 that are left within the groups, V_g = I + R S R' / sigma^2. Two columns meet in M only where they meet within a group
-of the leaf: M is stored, and computed, at those entries alone.
+of the leaf: M is stored, and computed, at those entries alone. (`crossing_split` is its like for several sigmas.)
 
 References
 ----------
