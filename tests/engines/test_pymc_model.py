@@ -111,8 +111,8 @@ def test_auto_is_visible_in_the_model() -> None:
     )
     few = bh.simulate(alike, design, params=ALIKE, random_seed=1).data
     assert not any(plan.centred for plan in plan_levels(bh.compress(alike, few), "auto"))
-    told = plan_levels(statistics, "auto", (0.5, 2.0))  # what is told takes the place of what the data say
-    assert {plan.index: (plan.centred, plan.information) for plan in told} == {0: (False, 0.5), 1: (True, 2.0)}
+    told = plan_levels(statistics, "auto", (0.5, 8.0))  # what is told takes the place of what the data say
+    assert {plan.index: (plan.centred, plan.information) for plan in told} == {0: (False, 0.5), 1: (True, 8.0)}
     assert all(np.array_equal(a.reference, b.reference) for a, b in zip(told, plans, strict=True))
     names = [v.name for v in to_pymc(alike, few).free_RVs]
     assert {"1|method_offset", "1|method:instructor_offset"} <= set(names)
