@@ -169,7 +169,7 @@ def _shape(statistics: Statistics, observations: Observations, plans: tuple[Plan
         for name, values in data.items()
     )
     blocks = [*layout.common, *(block for level in layout.levels for block in level.blocks)]
-    forms = tuple((plan.index, plan.parent, plan.anchored, plan.centred) for plan in plans)
+    forms = tuple((plan.index, plan.parent, plan.anchored, plan.centring) for plan in plans)
     groups = tuple(len(members) for members in statistics.members)
     columns = tuple((block.name, block.columns, len(block.labels)) for block in blocks)
     return statistics.model.to_json(), columns, groups, arrays, forms, observations.rows

@@ -1,10 +1,11 @@
-"""How each level's effects are sampled: as deviations (non-centred) or as totals about their parent's (centred).
+"""How each level's effects are sampled: as deviations (non-centred), totals about their parent's (centred), or between.
 
 With little data in a group, its effect and its standard deviation form a funnel unless the effect is written as
 sd * z; with much data it is z that is tied to the standard deviation, and the group's own level is what the data know
 (Papaspiliopoulos, Roberts and Skold 2007, Statistical Science 22(1), section 2). Centring on the parent's total, up to
 the intercept at the means of the columns, also unties the levels from each other (Gelfand, Sahu and Carlin 1995,
-Biometrika 82(3)).
+Biometrika 82(3)). In between, an effect is sd^(1 - w) times a variable of standard deviation sd^w (section 5 of the
+former), which suits a few groups that know their effects well, but not that they differ.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.observations import varying_columns
 from bayeshlm.errors import EngineError
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import Prior
+from bayeshlm.spec.priors import Cauchy, Normal, Prior, StudentT
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 PARAMETERIZATIONS = ("auto", "centered", "noncentered")
 GRID = 8.0  # log tau is looked at this far from the log of the noise
-ENOUGH = (
-    3.0  # data to prior precision of a typical group, beyond which its level is centred (measured, see the benchmark)
-)
+# A level is centred where the data say this many times as much of its typical group as the standard deviation does, and
+# where a standard deviation of 0 is less likely by this factor (a log): both measured, see the benchmark.
+ENOUGH, SURE = 3.0, 12.0
+# Otherwise, where they say more than LITTLE, an effect is partly centred, by this power of the standard deviation.
+LITTLE, PARTLY = 0.5, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +50,14 @@ class Plan:
     reference : (groups, columns)
         The point, from the columns' means, that a group's total belongs to: its own mean, so that common effects of
         columns that are constant within groups (a treatment!) are part of the total; 0 in columns with varying slopes.
-    centred : bool
+    centring : float
+        1: totals, 0: deviations in units of their standard deviation; in between, of that power of it.
     information : float
         n_g tau^2 / sigma^2 of the median group.
+    share : (groups,)
+        How much each group counts in what is known of the intercept, beside its prior: they add up to less than 1. The
+        intercept and the deviations, weighted so, add up to what is independent of the deviations in the posterior
+        (exactly so in a Gaussian model of known variances).
     """
 
     index: int
@@ -57,8 +65,13 @@ class Plan:
     parent_codes: Codes
     anchored: bool
     reference: Array
-    centred: bool
+    centring: float
     information: float
+    share: Array
+
+    @property
+    def centred(self) -> bool:
+        return self.centring == 1.0
 
 
 def plan_levels(
@@ -83,7 +96,9 @@ def plan_levels(
     sizes = [len(members) for members in statistics.members]
     order = sorted(range(len(sizes)), key=lambda k: (sizes[k], k))
     parents = {k: _parent(statistics, order[:position], k) for position, k in enumerate(order)}
-    told = _information(statistics, order, parents) if information is None else dict(enumerate(information))
+    known, deviation = _known(statistics, order, parents)
+    found = {k: float(np.median(known[k])) * deviation[k] ** 2 for k in order}
+    told = found if information is None else dict(enumerate(information))
     tops = [k for k in order if parents[k] is None]
     anchor = max(tops, key=lambda k: (told[k], -k), default=-1)
     plans = []
@@ -92,16 +107,39 @@ def plan_levels(
         codes = np.zeros(sizes[k], dtype=np.int64)
         if parent is not None:
             codes[statistics.codes[:, k]] = statistics.codes[:, parent]
-        centred = told[k] > ENOUGH if parameterization == "auto" else parameterization == "centered"
-        reference = _reference(statistics, k)
-        plans.append(Plan(k, parent, codes, k == anchor, reference, centred, told[k]))
+        free = sizes[k] - (1 if parent is None else sizes[parent])
+        centring = 1.0 if parameterization == "centered" else 0.0
+        if parameterization == "auto":
+            centring = _centring(told[k], free, len(statistics.layout.levels[k].columns))
+        share = known[k] / (known[k].sum() + _prior_precision(statistics.model))
+        plans.append(Plan(k, parent, codes, k == anchor, _reference(statistics, k), centring, told[k], share))
     return tuple(plans)
 
 
+def _centring(information: float, free: int, effects: int) -> float:
+    """How far a level is centred: altogether where its groups know their effects and that they differ.
+
+    The sum of squares of their means is (1 + information) times what it would be at a standard deviation of 0, so that
+    the log likelihood there is below its maximum by half of free (information - log(1 + information)). Where it is not
+    far below, the posterior comes near 0, and what is centred has a funnel there.
+    """
+    if information > ENOUGH and 0.5 * free * (information - math.log1p(information)) > SURE:
+        return 1.0
+    return PARTLY if information > LITTLE and effects == 1 else 0.0
+
+
+def _prior_precision(model: Model) -> float:
+    """Of the intercept; 0 where its prior has no scale, or there is none."""
+    match model.complete_priors.get("Intercept"):
+        case Normal(sigma=scale) | StudentT(sigma=scale) | Cauchy(beta=scale):
+            return 1.0 / scale**2
+    return 0.0
+
+
 def described(statistics: Statistics, plans: tuple[Plan, ...]) -> dict[str, str]:
-    """Level -> centered or noncentered, for a posterior's attrs."""
-    levels = statistics.layout.levels
-    return {levels[plan.index].name: "centered" if plan.centred else "noncentered" for plan in plans}
+    """Level -> centered, noncentered or partial, for a posterior's attrs."""
+    words = {0.0: "noncentered", 1.0: "centered"}
+    return {statistics.layout.levels[plan.index].name: words.get(plan.centring, "partial") for plan in plans}
 
 
 def _parent(statistics: Statistics, above: list[int], k: int) -> int | None:
@@ -123,8 +161,10 @@ def _reference(statistics: Statistics, k: int) -> Array:
     return reference
 
 
-def _information(statistics: Statistics, order: list[int], parents: dict[int, int | None]) -> dict[int, float]:
-    """n_g tau^2 / sigma^2 of each level's median group, the levels below it integrated out.
+def _known(
+    statistics: Statistics, order: list[int], parents: dict[int, int | None]
+) -> tuple[dict[int, Array], dict[int, float]]:
+    """(n_g / sigma^2 of each group, tau) of each level, the levels below it integrated out.
 
     sigma and tau are estimated from the data's moments (tau with its prior): which form is quick depends on where the
     posterior is, not on where a wide prior has its middle, and whichever is chosen, the posterior is the same.
@@ -133,7 +173,6 @@ def _information(statistics: Statistics, order: list[int], parents: dict[int, in
     residual = _residual_means(statistics)
     known: dict[int, Array] = {}
     deviation: dict[int, float] = {}
-    out = {}
     for k in reversed(order):
         codes, groups = statistics.codes[:, k], len(statistics.members[k])
         column = _effect(statistics, k)
@@ -147,8 +186,7 @@ def _information(statistics: Statistics, order: list[int], parents: dict[int, in
             known[k] = np.bincount(codes, rows * _square(statistics, column), groups)
         known[k] = np.maximum(known[k], np.finfo(float).tiny)
         deviation[k] = _deviation(statistics, k, parents[k], residual, known[k])
-        out[k] = float(np.median(known[k])) * deviation[k] ** 2
-    return out
+    return known, deviation
 
 
 def _deviation(statistics: Statistics, k: int, parent: int | None, residual: Array, known: Array) -> float:

@@ -14,7 +14,7 @@ from bayeshlm.engines.observations import Observations
 from bayeshlm.engines.parameterization import Plan
 from bayeshlm.engines.pymc_data import ROWS, Data, Names
 from bayeshlm.engines.pymc_families import observe
-from bayeshlm.engines.pymc_priors import LOCATED, coefficient, positive
+from bayeshlm.engines.pymc_priors import LOCATED, coefficient, deviation, positive
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import LKJ
 
@@ -24,8 +24,9 @@ class Builder:
     """Puts the parts into the model under construction, in the order of the generative story.
 
     `slopes` are the coefficients of all design columns but the constant (0 where a column is no common effect),
-    `overall` is the linear predictor at the columns' means, `effects` are the groups' deviations per level in centred
-    columns, (groups, effects), and `totals` their sum with everything above them, per level and design column.
+    `overall` is the linear predictor at the columns' means, `effects` are the groups' deviations per level, as the user
+    wrote them and in centred columns, a (groups,) vector for each effect, and `totals` are sums of the latter with
+    everything above them, per level and design column.
     """
 
     model: Model
@@ -38,7 +39,7 @@ class Builder:
     data: dict[str, Any] = field(default_factory=dict)
     slopes: Any = None
     overall: Any = None
-    effects: dict[int, Any] = field(default_factory=dict)
+    effects: dict[int, tuple[list[Any], list[Any]]] = field(default_factory=dict)
     totals: dict[int, dict[int, Any]] = field(default_factory=dict)
 
     def get(self, name: str) -> Any:
@@ -71,11 +72,28 @@ class Builder:
             self.overall = moved
             return
         prior = priors["Intercept"]
-        if isinstance(prior, LOCATED):
-            self.overall = coefficient(self.name("Intercept_centred"), prior, shift=moved)
-            pm.Deterministic("Intercept", self.overall - moved)
-        else:
+        if not isinstance(prior, LOCATED):
             self.overall = coefficient("Intercept", prior) + moved
+            return
+        # So is the mean of the groups: the data know the sum of the intercept and the mean deviation, not the two.
+        mean = sum((self._mean_deviation(plan) for plan in self._deviating()), start=pt.zeros(()))
+        typical = coefficient(self.name("Intercept_centred"), prior, shift=moved + mean)
+        self.overall = typical - mean
+        pm.Deterministic("Intercept", self.overall - moved)
+
+    def _deviating(self) -> list[Plan]:
+        """The levels whose intercepts are deviations from the overall one: non-centred, as all levels above them."""
+        free = [k for k, level in enumerate(self.layout.levels) if 0 in level.columns]
+        chains = {k: [self.plans[k], *(self.plans[above] for _, above in self._chain(self.plans[k]))] for k in free}
+        return [self.plans[k] for k in free if not any(plan.centred for plan in chains[k])]
+
+    def _mean_deviation(self, plan: Plan) -> Any:
+        """Mean of a level's intercepts, each group counting by what the data know of it."""
+        import pytensor.tensor as pt
+
+        level = self.layout.levels[plan.index]
+        intercepts = self._effects(plan, level, None)[1][level.columns.index(0)]
+        return pt.dot(self.get(f"{level.name}_share"), intercepts)
 
     def add_level(self, plan: Plan) -> None:
         import pymc as pm
@@ -83,9 +101,7 @@ class Builder:
 
         level = self.layout.levels[plan.index]
         above = self._above(plan, level) if plan.centred or self._carries(plan) else None
-        make = self._one_effect if len(level.columns) == 1 else self._several_effects
-        effects, centred = make(plan, level, above)
-        self.effects[plan.index] = centred
+        effects, centred = self._effects(plan, level, above)
         totals = centred if above is None else [a + c for a, c in zip(above, centred, strict=True)]
         self.totals[plan.index] = dict(zip(level.columns, totals, strict=True))
         position = 0
@@ -95,6 +111,13 @@ class Builder:
             values = pt.stack(part, axis=1) if block.labels else part[0]
             pm.Deterministic(block.name, values, dims=(level.name, *_dims(block)))
 
+    def _effects(self, plan: Plan, level: Level, above: list[Any] | None) -> tuple[list[Any], list[Any]]:
+        """(effects as the user wrote them, effects in centred columns), made when they are first asked for."""
+        if plan.index not in self.effects:
+            make = self._one_effect if len(level.columns) == 1 else self._several_effects
+            self.effects[plan.index] = make(plan, level, above)
+        return self.effects[plan.index]
+
     def _one_effect(self, plan: Plan, level: Level, above: list[Any] | None) -> tuple[list[Any], list[Any]]:
         """(effects, the same): each a list of one (groups,) vector."""
         import pymc as pm
@@ -102,6 +125,9 @@ class Builder:
         sd, name = self._sds(level)[0], level.blocks[0].name
         if plan.centred and above is not None:
             effect = pm.Normal(self.name(f"{name}_total"), above[0], sd, dims=level.name) - above[0]
+        elif plan.centring:
+            scaled = pm.Normal(self.name(f"{name}_partial"), 0, sd**plan.centring, dims=level.name)
+            effect = sd ** (1 - plan.centring) * scaled
         else:
             effect = sd * pm.Normal(self.name(f"{name}_offset"), dims=level.name)
         return [effect], [effect]
@@ -133,7 +159,7 @@ class Builder:
         priors, sds = self.model.complete_priors, []
         for block in level.blocks:
             name = f"{block.name}_sigma"
-            sd = positive(name, priors[name], dims=_dims(block))
+            sd = deviation(name, priors[name], dims=_dims(block))
             sds += [sd[j] for j in range(len(block.labels))] if block.labels else [sd]
         return sds
 
@@ -246,7 +272,7 @@ class Builder:
         eta = self.get("constant") * self.overall + self.get("offset")
         if len(self.layout.columns) > 1:
             eta = eta + pt.dot(self.get("columns"), self.slopes)
-        for index, effects in self.effects.items():
+        for index, (_, effects) in self.effects.items():
             level = self.layout.levels[index]
             of_row = self.get(f"{level.name}_of_row")
             for position, column in enumerate(level.columns):

@@ -46,6 +46,7 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
         level = layout.levels[plan.index].name
         data[f"{level}_of_row"] = Data(observations.codes[:, plan.index], (ROWS,))
         data[f"{level}_parent"] = Data(plan.parent_codes, (level,))
+        data[f"{level}_share"] = Data(plan.share, (level,))
         data[f"{level}_columns"] = Data(plan.reference, (level, COLUMNS))
     if statistics.model.censored is not None:
         found = {word: np.flatnonzero(observations.status == k) for k, word in enumerate(STATUSES)}

@@ -76,10 +76,10 @@ def covariance(model: bh.Model, values: Values, level: str, effects: list[str]) 
     return sds[:, None] * correlation * sds[None, :]
 
 
-def log_effects(effects: np.ndarray, cov: np.ndarray, *, noncentred: bool) -> float:
-    """Density of (groups, k) effects; where z is sampled, of z = L^-1 effects."""
+def log_effects(effects: np.ndarray, cov: np.ndarray, *, noncentred: float) -> float:
+    """Density of (groups, k) effects; where z is sampled, of z = L^-1 effects, or of effects / sd^noncentred."""
     density = float(np.sum(stats.multivariate_normal(np.zeros(len(cov)), cov).logpdf(effects)))
-    return density + len(effects) * 0.5 * np.linalg.slogdet(cov)[1] if noncentred else density
+    return density + noncentred * len(effects) * 0.5 * np.linalg.slogdet(cov)[1]
 
 
 def row_density(family: str, y: np.ndarray, eta: np.ndarray, values: Values, frame: pd.DataFrame,
@@ -145,7 +145,7 @@ class Twin:
         parts = [values[name] for name in effects]
         return np.concatenate([p[:, None] if p.ndim == 1 else p for p in parts], axis=1)
 
-    def log_joint(self, model: bh.Model, frame: pd.DataFrame, values: Values, noncentred: dict[str, bool],
+    def log_joint(self, model: bh.Model, frame: pd.DataFrame, values: Values, noncentred: dict[str, float],
                   log_rows: Callable[[np.ndarray], float]) -> float:  # fmt: skip
         total = log_priors(model, values)
         for _, name, effects in self.levels:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
 import xarray as xr
 from pymc.model_graph import ModelGraph
 
 import bayeshlm as bh
-from bayeshlm.engines.parameterization import plan_levels
-from bayeshlm.engines.pymc_model import to_pymc
+from bayeshlm.engines.observations import from_statistics
+from bayeshlm.engines.parameterization import PARTLY, described, plan_levels
+from bayeshlm.engines.pymc_model import build, to_pymc
+from bayeshlm.engines.pymc_transform import RootLog
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, with_x
 from tests.engines.generative import MODE, Twin, random_points, row_density
 
@@ -114,10 +117,70 @@ def test_auto_is_visible_in_the_model() -> None:
     told = plan_levels(statistics, "auto", (0.5, 8.0))  # what is told takes the place of what the data say
     assert {plan.index: (plan.centred, plan.information) for plan in told} == {0: (False, 0.5), 1: (True, 8.0)}
     assert all(np.array_equal(a.reference, b.reference) for a, b in zip(told, plans, strict=True))
-    names = [v.name for v in to_pymc(alike, few).free_RVs]
-    assert {"1|method_offset", "1|method:instructor_offset"} <= set(names)
+    between = build(statistics, from_statistics(statistics), plan_levels(statistics, "auto", (0.4, 2.0)))
+    assert {"1|method_offset", "1|method:instructor_partial"} <= {v.name for v in between.free_RVs}
+    assert described(statistics, plan_levels(statistics, "auto", (0.4, 2.0))) == {
+        "method": "noncentered", "method:instructor": "partial"
+    }  # fmt: skip
+    assert plan_levels(statistics, "auto", (5.0, 5.0))[0].centring < 1  # five groups may yet be alike
     with pytest.raises(bh.errors.EngineError, match="parameterization='centred'"):
         to_pymc(NESTED, few, parameterization="centred")
+
+
+@pytest.mark.parametrize("name", ["nested", "crossed and nested"])
+def test_partly_centred_effects_have_the_density_of_the_rows(name: str) -> None:
+    case, rng = ALL[name], np.random.default_rng(4)
+    frame = make_frame(rng)
+    model = make_model(case, rng)
+    statistics = bh.compress(model, frame)
+    plans = plan_levels(statistics, "auto", [1.0] * len(statistics.members))
+    assert [plan.centring for plan in plans].count(PARTLY) >= 2
+    points = random_points(build(statistics, from_statistics(statistics), plans), 5, seed=1)
+    twin = twin_of(case, model)
+    levels = statistics.layout.levels
+    deviating = {levels[plan.index].name: 1 - plan.centring for plan in plans}
+    mine = np.array([
+        twin.log_joint(
+            model, frame, values, deviating,
+            lambda eta, values=values: row_density(case.family, frame["y"], eta, values, frame, model)(
+                "none", frame["y"].to_numpy()).sum(),
+        )
+        for values in points.values
+    ])  # fmt: skip
+    apart = points.density - mine
+    np.testing.assert_allclose(apart, apart[0], rtol=0, atol=1e-8 * np.abs(mine).max())
+
+
+@pytest.mark.parametrize("prior", [bh.Flat(), bh.Normal(0, 0.2)])
+def test_what_is_sampled_for_the_intercept_does_not_hang_on_the_deviations(prior: bh.Prior) -> None:
+    """Unequal groups: the posterior has no covariance between them, whatever the groups' standard deviation."""
+    rng = np.random.default_rng(5)
+    frame = make_frame(rng).sort_values("a").iloc[5:]
+    priors = {"Intercept": prior, "1|a_sigma": bh.HalfNormal(1), "sigma": bh.HalfNormal(1)}
+    model = bh.Model("y ~ 1 + (1 | a)", priors=priors)
+    statistics = bh.compress(model, frame)
+    assert np.ptp(statistics.weight) > 0
+    built = to_pymc(model, statistics, parameterization="noncentered")
+    start = built.initial_point()
+    # The share is for the residual's standard deviation as estimated within the groups.
+    free = statistics.rows - len(statistics.count)
+    start["sigma_log__"] = np.log(np.sqrt(statistics.scatter[:, -1, -1].sum() / free))
+    gradient = built.compile_dlogp([built["Intercept_centred"], built["1|a_offset"]], jacobian=False)
+    moved = gradient({**start, "Intercept_centred": start["Intercept_centred"] + 1.0}) - gradient(start)
+    assert abs(moved[0]) > 1  # the density is quadratic in both, so that this is a row of the Hessian
+    np.testing.assert_allclose(moved[1:], 0.0, atol=1e-9 * abs(moved[0]))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_scale_of_the_standard_deviations(scale: float) -> None:
+    transform = RootLog(scale)
+    values = scale * np.array([1e-200, 1e-9, 0.3, 1.0, 4.0, 1e6, 1e200])
+    x = transform.forward(pt.as_tensor(values)).eval()
+    np.testing.assert_allclose(transform.backward(pt.as_tensor(x)).eval(), values, rtol=1e-12)
+    point = pt.dscalar("point")
+    ours, exact = transform.log_jac_det(point), pt.log(pt.grad(transform.backward(point), point))
+    for where in (-6.0, -0.5, 0.0, 0.7, 5.0):
+        np.testing.assert_allclose(ours.eval({point: where}), exact.eval({point: where}), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
