@@ -137,9 +137,9 @@ def _prior_precision(model: Model) -> float:
 
 
 def described(statistics: Statistics, plans: tuple[Plan, ...]) -> dict[str, str]:
-    """Level -> centered, noncentered or partial, for a posterior's attrs."""
+    """Level -> centered, noncentered or partly centered, for a posterior's attrs."""
     words = {0.0: "noncentered", 1.0: "centered"}
-    return {statistics.layout.levels[plan.index].name: words.get(plan.centring, "partial") for plan in plans}
+    return {statistics.layout.levels[plan.index].name: words.get(plan.centring, "partly centered") for plan in plans}
 
 
 def _parent(statistics: Statistics, above: list[int], k: int) -> int | None:

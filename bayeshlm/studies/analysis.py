@@ -47,7 +47,8 @@ Sampler = Callable[[Any, int, int], Draws]  # (Observed, draws, seed) -> variabl
 Generator = Callable[[Mapping[str, Any] | None, np.random.SeedSequence], World]  # (params, seed) -> world
 EVERY = 20  # of so many replicates one goes through rows, the others through statistics drawn as such
 TRIALS = 5  # worlds tried before the work, to see that model, design and engine go together
-WORLDS, MOST = 9, 0.25  # worlds that tell how NUTS samples a level, and the quantile of their information that counts
+WORLDS = 9  # worlds whose median information tells how NUTS samples a level
+DIVERGENT = 0.002  # share of the draws from which on the other form of the model is tried
 CHAINS, SHORTEST = 2, 500  # of NUTS, and draws in each, to judge convergence by: few, as each has to warm up
 PER_DRAW = 4  # steps of each chain for a draw that is wanted: more cost less than a second run
 LONGER = 4  # times as many draws where the first did not tell enough
@@ -186,13 +187,13 @@ class Analysis:
     ) -> tuple[Draws, dict[str, float]]:
         """Markov chains of NUTS, thinned until the draws left are as good as independent.
 
-        Where the first are too few, longer ones are run in the study's form of the model; where they did not converge,
-        in the other form; and where that does not help either, the other way round.
+        Where the first are too few, longer ones are run in the study's form of the model; where they diverged or did
+        not converge, in the other form; and where that does not help either, the other way round.
         """
         statistics = moments_of(data)
         observations = from_table(data) if isinstance(data, Table) else from_statistics(data)
         plans = plan_levels(statistics, "auto", self.information)
-        other = plan_levels(statistics, "noncentered" if any(plan.centred for plan in plans) else "auto")
+        other = plan_levels(statistics, "noncentered" if any(plan.centring for plan in plans) else "auto")
         same = described(statistics, other) == described(statistics, plans)
         attempts = [(1, plans)]
         while attempts:
@@ -204,10 +205,11 @@ class Analysis:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", BayeshlmWarning)  # of what did not converge: told below, in one wording
                 failed = to_datatree(statistics, result, choice, seed=seed, notes=[]).attrs["status"] == "FAIL"
-            if ess >= self.draws and not failed:
+            torn = failed or result.sample_stats["diverging"].mean() > DIVERGENT
+            if ess >= self.draws and not torn:
                 break
             if longer == 1:
-                again = [plans] if same else [other, plans] if failed else [plans, other]
+                again = [plans] if same else [other, plans] if torn else [plans, other]
                 attempts = [(LONGER, form) for form in again]
         if not ess >= self.draws:
             raise EngineError(
@@ -311,11 +313,7 @@ def prepare_analysis(
 
 
 def _informed(analysis: Analysis, seed: int) -> Analysis:
-    """Where NUTS will sample, the information on each level that most of a few worlds have, for all replicates.
-
-    Not their median: where groups know much, the non-centred form is slow; where they know little, the centred one is
-    wrong, and has to be run anew.
-    """
+    """Where NUTS will sample, the information on each level in the middle one of a few worlds, for all replicates."""
     found = []
     for child in np.random.SeedSequence(seed).spawn(WORLDS):
         try:
@@ -328,7 +326,14 @@ def _informed(analysis: Analysis, seed: int) -> Analysis:
         found.append([plan.information for plan in plans])
     if not found:
         return analysis
-    return dataclasses.replace(analysis, information=tuple(np.quantile(found, MOST, axis=0).tolist()))
+    return dataclasses.replace(analysis, information=tuple(np.median(found, axis=0).tolist()))
+
+
+def chosen_forms(analysis: Analysis, statistics: Statistics) -> dict[str, str]:
+    """How NUTS samples each level in all replicates; empty for other engines."""
+    if analysis.information is None:
+        return {}
+    return described(statistics, plan_levels(statistics, "auto", analysis.information))
 
 
 def fixed_sizes(design: Design) -> bool:

@@ -153,7 +153,7 @@ def recover(
     failures = results.failures_dataset()
     dataset = dataset.assign({f"failure_{name}": failures[name] for name in failures.data_vars})
     dataset = dataset.assign_coords(replicate=results.replicate)
-    dataset.attrs = study_attrs(results, analysis, "recover") | {
+    dataset.attrs = study_attrs(results, analysis, trial, "recover") | {
         "params": _text(analysis.params), "world": "" if world is None else str(world),
     }  # fmt: skip
     return dataset

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bayeshlm.errors import EngineError
 from bayeshlm.simulation.design import Design
 from bayeshlm.spec.model import Model
-from bayeshlm.studies.analysis import Analysis, Sampler, fixed_sizes, prepare_analysis
+from bayeshlm.studies.analysis import Analysis, Replicate, Sampler, chosen_forms, fixed_sizes, prepare_analysis
 from bayeshlm.studies.quantities import Quantities, choose_quantities
 from bayeshlm.studies.runner import Results, check_arguments, run
 from bayeshlm.studies.store import canonical
@@ -129,8 +129,9 @@ def sbc(
     -----
     NUTS, where it samples, samples one form of the model (see `parameterization` of `bayeshlm.to_pymc`) in all
     replicates, chosen once by what a few worlds know of each level, so that a process compiles it once, for as long as
-    the numbers of groups stay the same. Chains that are too short are run again longer; where that does not help, or
-    they did not converge, in the other form, which is then compiled too.
+    the numbers of groups stay the same; attribute ``parameterization`` tells it per level. Chains that are too short
+    are run again longer; where that does not help, or they diverge or did not converge, in the other form, which is
+    then compiled too.
 
     References
     ----------
@@ -147,7 +148,7 @@ def sbc(
     )  # fmt: skip
     results.tell()
     check_finished(results)
-    return _tree(results, quantities, analysis)
+    return _tree(results, quantities, analysis, trial)
 
 
 def check_finished(results: Results) -> None:
@@ -159,7 +160,7 @@ def check_finished(results: Results) -> None:
         )
 
 
-def _tree(results: Results, quantities: Quantities, analysis: Analysis) -> xr.DataTree:
+def _tree(results: Results, quantities: Quantities, analysis: Analysis, trial: Replicate) -> xr.DataTree:
     import xarray as xr
 
     axes = {"chain": [0], "draw": results.replicate}
@@ -178,12 +179,12 @@ def _tree(results: Results, quantities: Quantities, analysis: Analysis) -> xr.Da
     )
     failed = len(results.failures) / results.replicates
     passed = bool(verdict["p_adjusted"].min() >= FALSE_ALARMS) and failed <= MOST_FAILED
-    tree.attrs = {**study_attrs(results, analysis, "sbc"), "passed": int(passed), "false_alarms": FALSE_ALARMS}
+    tree.attrs = {**study_attrs(results, analysis, trial, "sbc"), "passed": int(passed), "false_alarms": FALSE_ALARMS}
     tree["verdict"].attrs["passed"] = int(passed)
     return tree
 
 
-def study_attrs(results: Results, analysis: Analysis, kind: str) -> dict[str, Any]:
+def study_attrs(results: Results, analysis: Analysis, trial: Replicate, kind: str) -> dict[str, Any]:
     """What a result needs to be read with no other file; numbers and text only, as NetCDF has no booleans."""
     import datetime
 
@@ -193,6 +194,7 @@ def study_attrs(results: Results, analysis: Analysis, kind: str) -> dict[str, An
     return {
         "kind": kind, "model": analysis.model.to_json(), "fit_model": analysis.fit_model.to_json(),
         "design": json.dumps(canonical(analysis.design), ensure_ascii=False), "engine": engine,
+        "parameterization": json.dumps(chosen_forms(analysis, trial.statistics), ensure_ascii=False),
         "draws": analysis.draws, "replicates": results.replicates, "finished": results.finished,
         "failed": len(results.failures), "random_seed": results.random_seed,
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "version": __version__,

@@ -120,7 +120,7 @@ def test_auto_is_visible_in_the_model() -> None:
     between = build(statistics, from_statistics(statistics), plan_levels(statistics, "auto", (0.4, 2.0)))
     assert {"1|method_offset", "1|method:instructor_partial"} <= {v.name for v in between.free_RVs}
     assert described(statistics, plan_levels(statistics, "auto", (0.4, 2.0))) == {
-        "method": "noncentered", "method:instructor": "partial"
+        "method": "noncentered", "method:instructor": "partly centered"
     }  # fmt: skip
     assert plan_levels(statistics, "auto", (5.0, 5.0))[0].centring < 1  # five groups may yet be alike
     with pytest.raises(bh.errors.EngineError, match="parameterization='centred'"):

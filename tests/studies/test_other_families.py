@@ -7,6 +7,7 @@ drawn again by their weights. Designs are tiny, so that enough of these draws co
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 
 import numpy as np
@@ -272,6 +273,7 @@ def test_nuts_is_calibrated_recovers_resumes_and_is_compiled_once(compiled: list
     ess = tree["replicates"]["ess"].values
     assert (ess >= 60).all()
     assert tree["replicates"]["rows"].values.tolist() == [1.0] * 10
+    assert json.loads(tree.attrs["parameterization"]) == {"g": "noncentered"}
     given = {"Intercept": 0.8, "1|g_sigma": 0.4}
     found = sampled(bh.recover, model, design, params=given, replicates=6, random_seed=3)
     assert found.attrs["failed"] == 0

@@ -351,6 +351,13 @@ def test_chains_that_are_too_short_are_run_longer_in_the_same_form(monkeypatch) 
     assert done.draws["1|a"].shape == (450, 6)
 
 
+@pytest.mark.parametrize(("diverging", "asked"), [(2, [(500, True)]), (3, [(500, True), (2000, False)])])
+def test_chains_that_diverge_are_run_in_the_other_form(monkeypatch, diverging, asked) -> None:
+    found = sticky(monkeypatch, 1, diverging)
+    assert STICKY.replicate(1, np.random.SeedSequence(3)).notes["unconverged"] == 0
+    assert found == asked
+
+
 def test_where_no_form_mixes_the_replicate_fails(monkeypatch) -> None:
     found = sticky(monkeypatch, 200)
     with pytest.raises(EngineError, match=r"4000 draws are worth \d+ independent ones, fewer than the 99 wanted"):
@@ -362,8 +369,8 @@ def test_where_no_form_mixes_the_replicate_fails(monkeypatch) -> None:
 STICKY = Analysis(MODEL, MODEL, DESIGN, None, "auto", 99, information=(100.0, 100.0))
 
 
-def sticky(monkeypatch, repeats: int) -> list[tuple[int, bool]]:
-    """Every draw comes `repeats` times; returns what will have been asked for."""
+def sticky(monkeypatch, repeats: int, diverging: int = 0) -> list[tuple[int, bool]]:
+    """Every draw comes `repeats` times, so many diverge where all is centred; returns what will have been asked for."""
     from bayeshlm.engines.select import Choice
     from bayeshlm.studies import analysis
 
@@ -375,7 +382,9 @@ def sticky(monkeypatch, repeats: int) -> list[tuple[int, bool]]:
         result = fit_exact(statistics, draws=draws, chains=chains, seed=seed)
         places = np.arange(draws) // repeats
         held = {n: dataclasses.replace(v, values=v.values[:, places]) for n, v in result.variables.items()}
-        return dataclasses.replace(result, variables=held)
+        told = np.zeros((chains, draws))
+        told[0, : diverging * centred] = 1.0
+        return dataclasses.replace(result, variables=held, sample_stats=result.sample_stats | {"diverging": told})
 
     monkeypatch.setattr(analysis, "choose_engine", lambda *_: Choice("nuts", "asked for"))
     monkeypatch.setattr(analysis, "fit_nuts", chains)
