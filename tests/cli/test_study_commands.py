@@ -57,7 +57,12 @@ def test_each_writes_its_result_and_its_page(run, planned, tmp_path, kind) -> No
 @pytest.mark.parametrize("kind", ["sbc", "recover"])
 @pytest.mark.parametrize("name", ["clinic_trial", "capped_scores", "teaching_methods_as_written"])
 def test_studies_that_nuts_samples(run, tmp_path, kind, name) -> None:
-    done = run(kind, MODELS / f"{name}.py", "--replicates", 2, "--jobs", 1, "--seed", 3, "--out", "r.nc")
+    """The models of the gallery, with few groups and few rows in each: a fit of the whole designs takes a minute."""
+    text = (MODELS / f"{name}.py").read_text(encoding="utf-8")
+    for level, size in {"method": 3, "instructor": 4, "student": 15, "clinic": 9, "patient": 20}.items():
+        text = re.sub(rf"^    {level}=\d+,$", f"    {level}={size},", text, flags=re.MULTILINE)
+    (tmp_path / "few.py").write_text(text, encoding="utf-8")
+    done = run(kind, "few.py", "--replicates", 2, "--jobs", 1, "--seed", 3, "--out", "r.nc")
     assert done.exit_code == 0 or kind == "recover", done.output  # two studies may well miss a parameter twice
     assert "2 replicates, seed 3" in done.stdout
     with xr.open_datatree(tmp_path / "r.nc", engine="h5netcdf") as stored:
