@@ -4,8 +4,8 @@ With little data in a group, its effect and its standard deviation form a funnel
 sd * z; with much data it is z that is tied to the standard deviation, and the group's own level is what the data know
 (Papaspiliopoulos, Roberts and Skold 2007, Statistical Science 22(1), section 2). Centring on the parent's total, up to
 the intercept at the means of the columns, also unties the levels from each other (Gelfand, Sahu and Carlin 1995,
-Biometrika 82(3)). In between, an effect is sd^(1 - w) times a variable of standard deviation sd^w (section 5 of the
-former), which suits a few groups that know their effects well, but not that they differ.
+Biometrika 82(3)). In between, an effect is sd^(1 - w) times a variable of standard deviation sd^w (Gorinova, Moore and
+Hoffman 2020, ICML), which suits a few groups that know their effects well, but not that they differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Codes = NDArray[np.int64]
 PARAMETERIZATIONS = ("auto", "centered", "noncentered")
 GRID = 8.0  # log tau is looked at this far from the log of the noise
 # A level is centred where the data say this many times as much of its typical group as the standard deviation does, and
-# where a standard deviation of 0 is less likely by this factor (a log): both measured, see the benchmark.
+# where the log likelihood of a standard deviation of 0 is this far below its maximum: both measured, see the benchmark.
 ENOUGH, SURE = 3.0, 12.0
 # Otherwise, where they say more than LITTLE, an effect is partly centred, by this power of the standard deviation.
 LITTLE, PARTLY = 0.5, 0.2
@@ -57,7 +57,7 @@ class Plan:
     share : (groups,)
         How much each group counts in what is known of the intercept, beside its prior: they add up to less than 1. The
         intercept and the deviations, weighted so, add up to what is independent of the deviations in the posterior
-        (exactly so in a Gaussian model of known variances).
+        (exactly so in a Gaussian model of one level and known variances).
     """
 
     index: int

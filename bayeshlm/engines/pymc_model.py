@@ -25,8 +25,8 @@ def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bo
     """Write a model out in PyMC, bound to data.
 
     Variables, dims and labels are those of a posterior of `fit`. Group-specific effects are deterministics in every
-    parameterisation. The intercept is sampled where it belongs, at the means of the columns
-    (`Intercept_centred`), and its prior is the one of the value at x = 0.
+    parameterisation. The intercept is sampled where the data are, at the means of the columns and of deviations of
+    groups (`Intercept_centred`), and its prior is the one of the value at x = 0 of a group without deviation.
 
     Parameters
     ----------
@@ -36,7 +36,8 @@ def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bo
         Statistics suffice for gaussian and lognormal models unless `rows`.
     parameterization : {"auto", "centered", "noncentered"}
         Of every level: deviations in units of their standard deviation, or totals about the total of the parent level's
-        group. "auto" chooses per level by the information in a group, see `bayeshlm.engines.parameterization`.
+        group. "auto" chooses per level by the information in a group, and may take a form between the two, see
+        `bayeshlm.engines.parameterization`.
     rows : bool
         One likelihood term a row of the data, so that predictive draws are rows. Otherwise the likelihood is compressed
         without loss, as far as the family allows: the same log density up to a constant, at any number of rows.

@@ -43,7 +43,9 @@ def pymc_source(statistics: Statistics, *, parameterization: str = "auto") -> st
     statistics : Statistics
         Of the data, or of any data of the same columns.
     parameterization : {"auto", "centered", "noncentered"}
-        As in `to_pymc`, for levels that have intercepts only. Levels with slopes are non-centred.
+        For levels that have intercepts only: "auto" chooses the centred form where `to_pymc` does. Levels with slopes
+        are non-centred. The text keeps to the two forms that a reader knows, and to the intercept of a group without
+        deviation; the posterior is the same.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from bayeshlm.engines import nuts
 from bayeshlm.engines.exact import fit_exact
 from bayeshlm.engines.nuts import fit_nuts
 from bayeshlm.engines.observations import from_statistics, from_table
-from bayeshlm.engines.parameterization import plan_levels
+from bayeshlm.engines.parameterization import PARTLY, plan_levels
 from bayeshlm.engines.result import EngineResult
 from tests.engines.dense import CASES, make_frame, make_model
 from tests.engines.test_nuts import MODEL, assert_same_marginals, grouped
@@ -70,8 +70,8 @@ def test_parameterisation_does_not_change_the_posterior() -> None:
     statistics = bh.compress(model, bh.simulate(model, design, random_seed=3).data)
     auto = plan_levels(statistics, "auto")
     results = []
-    for forms in itertools.product((False, True), repeat=2):
-        plans = tuple(dataclasses.replace(plan, centred=form) for plan, form in zip(auto, forms, strict=True))
+    for forms in itertools.product((0.0, 1.0), (0.0, PARTLY, 1.0)):  # slopes are not partly centred
+        plans = tuple(dataclasses.replace(plan, centring=form) for plan, form in zip(auto, forms, strict=True))
         result = fit_nuts(statistics, from_statistics(statistics), draws=4000, chains=4, seed=5, plans=plans)
         results.append(few_divergences(result, 16))
     exact = fit_exact(statistics, draws=4000, chains=4, seed=1)
