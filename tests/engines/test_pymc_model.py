@@ -123,6 +123,14 @@ def test_auto_is_visible_in_the_model() -> None:
         "method": "noncentered", "method:instructor": "partly centered"
     }  # fmt: skip
     assert plan_levels(statistics, "auto", (5.0, 5.0))[0].centring < 1  # five groups may yet be alike
+    forms = {}
+    for bars in ("|", "||"):
+        rng = np.random.default_rng(1)
+        case = Case(f"y ~ x + (x {bars} a)", with_x, ())
+        slopes = bh.compress(make_model(case, rng), make_frame(rng))
+        assert len(slopes.members[0]) < 9
+        forms[bars] = plan_levels(slopes, "auto", (50.0,))[0].centring
+    assert forms == {"|": 0.0, "||": 1.0}  # so few groups cannot tell a correlation from 1
     with pytest.raises(bh.errors.EngineError, match="parameterization='centred'"):
         to_pymc(NESTED, few, parameterization="centred")
 
