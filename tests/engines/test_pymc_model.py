@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 import pytest
@@ -15,7 +16,7 @@ from bayeshlm.engines.parameterization import PARTLY, described, plan_levels
 from bayeshlm.engines.pymc_model import build, to_pymc
 from bayeshlm.engines.pymc_transform import RootLog
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, with_x
-from tests.engines.generative import MODE, Twin, random_points, row_density
+from tests.engines.generative import MODE, Points, Twin, random_points, row_density
 
 FORMS = (("centered", True), ("noncentered", False))
 EXTRA = {
@@ -57,6 +58,20 @@ def twin_of(case: Case, model: bh.Model) -> Twin:
     return Twin(common, tuple(levels))
 
 
+def joint_densities(
+    case: Case, model: bh.Model, frame: pd.DataFrame, points: Points, noncentred: dict[str, float]
+) -> np.ndarray:
+    """(points,) log joint densities of the twin."""
+    twin, y = twin_of(case, model), frame["y"].to_numpy()
+    return np.array([
+        twin.log_joint(
+            model, frame, values, noncentred,
+            lambda eta, values=values: row_density(case.family, y, eta, values, frame, model)("none", y).sum(),
+        )
+        for values in points.values
+    ])  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_all_forms_have_the_density_of_the_rows(name: str) -> None:
     case, rng = ALL[name], np.random.default_rng(len(name))
@@ -67,14 +82,7 @@ def test_all_forms_have_the_density_of_the_rows(name: str) -> None:
         built = to_pymc(model, frame, parameterization=parameterization, rows=rows)
         points = random_points(built, 5, seed=1)
         noncentred = dict.fromkeys((level for _, level, _ in twin.levels), parameterization == "noncentered")
-        mine = np.array([
-            twin.log_joint(
-                model, frame, values, noncentred,
-                lambda eta, values=values: row_density(case.family, frame["y"], eta, values, frame, model)(
-                    "none", frame["y"].to_numpy()).sum(),
-            )
-            for values in points.values
-        ])  # fmt: skip
+        mine = joint_densities(case, model, frame, points, noncentred)
         assert np.isfinite(mine).all()
         if rows:
             np.testing.assert_allclose(points.density, mine, rtol=1e-10)
@@ -144,17 +152,9 @@ def test_partly_centred_effects_have_the_density_of_the_rows(name: str) -> None:
     plans = plan_levels(statistics, "auto", [1.0] * len(statistics.members))
     assert [plan.centring for plan in plans].count(PARTLY) >= 2
     points = random_points(build(statistics, from_statistics(statistics), plans), 5, seed=1)
-    twin = twin_of(case, model)
     levels = statistics.layout.levels
     deviating = {levels[plan.index].name: 1 - plan.centring for plan in plans}
-    mine = np.array([
-        twin.log_joint(
-            model, frame, values, deviating,
-            lambda eta, values=values: row_density(case.family, frame["y"], eta, values, frame, model)(
-                "none", frame["y"].to_numpy()).sum(),
-        )
-        for values in points.values
-    ])  # fmt: skip
+    mine = joint_densities(case, model, frame, points, deviating)
     apart = points.density - mine
     np.testing.assert_allclose(apart, apart[0], rtol=0, atol=1e-8 * np.abs(mine).max())
 
