@@ -137,7 +137,7 @@ def _prior_precision(model: Model) -> float:
     """Of the intercept; 0 where its prior has no scale, or there is none."""
     match model.complete_priors.get("Intercept"):
         case Normal(sigma=scale) | StudentT(sigma=scale) | Cauchy(beta=scale):
-            return 1.0 / scale**2
+            return 1.0 / max(scale**2, float(np.finfo(float).tiny))
     return 0.0
 
 
