@@ -59,7 +59,7 @@ class Plan:
     information : float
         n_g tau^2 / sigma^2 of the median group.
     share : (groups,)
-        How much each group counts in what is known of the intercept, beside its prior: they add up to less than 1. The
+        How much each group counts in what is known of the intercept, beside its prior: they add up to 1 at most. The
         intercept and the deviations, weighted so, add up to what is independent of the deviations in the posterior
         (exactly so in a Gaussian model of one level and known variances).
     """
