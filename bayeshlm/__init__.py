@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bayeshlm import errors as errors
+    from bayeshlm.data.compress import compress as compress
     from bayeshlm.data.default_priors import scaled_priors as scaled_priors
     from bayeshlm.data.statistics import Statistics as Statistics
-    from bayeshlm.data.statistics import compress as compress
-    from bayeshlm.engines.pymc_model import to_pymc as to_pymc
+    from bayeshlm.engines.pymc.model import to_pymc as to_pymc
     from bayeshlm.fit import fit as fit
     from bayeshlm.posterior.compare import Comparison as Comparison
     from bayeshlm.posterior.compare import compare as compare
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from bayeshlm.spec.priors import Normal as Normal
     from bayeshlm.spec.priors import StudentT as StudentT
     from bayeshlm.spec.priors import Uniform as Uniform
-    from bayeshlm.studies.plan import plan as plan
+    from bayeshlm.studies.plan.plan import plan as plan
     from bayeshlm.studies.recover import recover as recover
     from bayeshlm.studies.sbc import sbc as sbc
 
@@ -74,14 +74,14 @@ _HOME = {
     "Treatment": "simulation.design",
     "World": "simulation.simulate",
     "compare": "posterior.compare",
-    "compress": "data.statistics",
+    "compress": "data.compress",
     "diagnose": "posterior.diagnose",
     "errors": "errors",
     "evidence": "posterior.evidence",
     "fit": "fit",
     "load": "posterior.store",
     "loo": "posterior.loo",
-    "plan": "studies.plan",
+    "plan": "studies.plan.plan",
     "predict": "posterior.predict",
     "recover": "studies.recover",
     "report": "report.html",
@@ -92,7 +92,7 @@ _HOME = {
     "sensitivity": "posterior.sensitivity",
     "simulate": "simulation.simulate",
     "summarize": "posterior.summarize",
-    "to_pymc": "engines.pymc_model",
+    "to_pymc": "engines.pymc.model",
     **dict.fromkeys(_PRIORS, "spec.priors"),
 }
 

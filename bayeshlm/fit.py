@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeshlm.data.checks import check_statistics
-from bayeshlm.data.clusters import few_groups
+from bayeshlm.data.checks.clusters import few_groups
+from bayeshlm.data.checks.table import check_statistics
+from bayeshlm.data.compress import compress
 from bayeshlm.data.default_priors import scale_priors
-from bayeshlm.data.statistics import Statistics, compress
+from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_to_dataset
 from bayeshlm.data.table import Table, table_to_dataset, tabulate
-from bayeshlm.engines.exact import fit_exact
-from bayeshlm.engines.nuts import fit_nuts
-from bayeshlm.engines.observations import from_statistics, from_table
+from bayeshlm.engines.exact.fit import fit_exact
+from bayeshlm.engines.pymc.nuts import fit_nuts
+from bayeshlm.engines.pymc.observations import from_statistics, from_table
 from bayeshlm.engines.result import EngineResult
 from bayeshlm.engines.select import Choice, choose_engine
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package

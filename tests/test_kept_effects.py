@@ -11,7 +11,8 @@ import pytest
 import xarray as xr
 
 import bayeshlm as bh
-from bayeshlm.engines import effectmoments, exact
+from bayeshlm.engines.exact import effect_moments as effectmoments
+from bayeshlm.engines.exact import fit as exact
 from tests.test_fit import MODEL
 
 DESIGN = bh.Design.nested(method=4, instructor=300, student=3, covariates={"hs_gpa": bh.Normal(3, 0.25)})

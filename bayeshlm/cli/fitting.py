@@ -59,7 +59,7 @@ def run(terminal: Terminal, request: Request) -> str:
             "pattern in quotes, so that bayeshlm and not the shell expands it: 'data/*.csv'."
         )
     terminal.stage("start", load_libraries)
-    from bayeshlm.data.statistics import complete_rows, compress, moments
+    from bayeshlm.data.compress import complete_rows, compress, moments
     from bayeshlm.fit import fit
     from bayeshlm.spec.model import Model
 

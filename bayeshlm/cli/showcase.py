@@ -42,7 +42,7 @@ def run(terminal: Terminal, *, folder: Path, seed: int) -> str:
     terminal.line(f"Model: {FORMULA}, lognormal", style="dim")
     terminal.out.print()
     terminal.stage("start", fitting.load_libraries)
-    from bayeshlm.data.statistics import compress
+    from bayeshlm.data.compress import compress
     from bayeshlm.fit import fit
     from bayeshlm.posterior.summarize import summarize
     from bayeshlm.simulation.design import Design

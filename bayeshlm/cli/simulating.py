@@ -62,8 +62,8 @@ def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: 
 
 def show_source(terminal: Terminal, study: str, *, parameterization: str) -> None:
     """Print the PyMC source of a study's model, bound to the columns that its design makes."""
-    from bayeshlm.data.statistics import complete_rows, moments
-    from bayeshlm.engines.pymc_source import pymc_source
+    from bayeshlm.data.compress import complete_rows, moments
+    from bayeshlm.engines.pymc.source.writer import pymc_source
     from bayeshlm.simulation.simulate import simulate
 
     loaded = load_study(study)

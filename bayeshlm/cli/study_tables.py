@@ -20,7 +20,7 @@ SHOWN_ROWS = 12
 def plan(terminal: Terminal, result: xr.Dataset) -> str:
     """Recommendation and designs. PASS, REVIEW (none is sure to meet the target) or FAIL (none does)."""
     from bayeshlm.report.plan_page import collect, frontier_of
-    from bayeshlm.studies.planned import amount
+    from bayeshlm.studies.plan.planned import amount
 
     page = collect(result, figures=False)
     _head(terminal, page)

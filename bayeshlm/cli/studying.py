@@ -82,7 +82,7 @@ def plan(terminal: Terminal, request: Request) -> str:
     """Compare designs. PASS; REVIEW or FAIL where no design is sure to meet the target."""
 
     def work(study: StudyFile) -> xr.Dataset:
-        from bayeshlm.studies.plan import plan as planned
+        from bayeshlm.studies.plan.plan import plan as planned
 
         missing = [name for name in ("designs", "decide") if getattr(study, name) is None]
         if missing:

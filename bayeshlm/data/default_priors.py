@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bayeshlm.data.checks import check_statistics
-from bayeshlm.data.statistics import Statistics, complete_rows, compress, moments
+from bayeshlm.data.checks.table import check_statistics
+from bayeshlm.data.compress import complete_rows, compress, moments
+from bayeshlm.data.statistics import Statistics
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import HalfNormal, HalfStudentT, Normal, Prior
 

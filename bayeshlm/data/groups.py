@@ -7,11 +7,10 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Codes
 from bayeshlm.data.layout import plain_labels
 
-Codes = NDArray[np.int64]
 FEW = 4  # numbers a row, up to which a table of all of them is quicker than hashing or sorting the rows
 
 

@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import numpy as np
-from numpy.typing import NDArray
 
-from bayeshlm.data.cells import row_weight
-from bayeshlm.data.frames import Rows, collect
+from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.checks.support import STATUSES, status
+from bayeshlm.data.compress import complete_rows, moments
+from bayeshlm.data.frames.rows import Rows, collect
 from bayeshlm.data.groups import combine, factorize
 from bayeshlm.data.layout import residual_column
-from bayeshlm.data.statistics import Statistics, complete_rows, moments
-from bayeshlm.data.support import STATUSES, status
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.data.summing.cells import row_weight
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
     import xarray as xr
 
 MOST_STORED = 64 * 2**20  # bytes of rows kept in a posterior
-Array = NDArray[np.float64]
-Codes = NDArray[np.int64]
 ADDABLE = ("binary", "successes", "count")  # responses of equal rows add up; a negative binomial's do not
 
 
@@ -106,7 +105,7 @@ def tabulate(model: Model, data: Any, *, missing: str = "drop", join: bool = Tru
     Raises
     ------
     DataError
-        See `bayeshlm.data.checks`.
+        See `bayeshlm.data.checks.table`.
     """
     rows = complete_rows(model, data, missing)
     statistics = moments(model, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import nested_order, unsupported
+from bayeshlm.engines.exact.build import nested_order, unsupported
 from bayeshlm.errors import EngineError, listed
 
 ENGINES = ("auto", "exact", "nuts")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import expit
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.draws import common_draws, dataset, flat, new_effects, statistics_of
 from bayeshlm.posterior.naive import row_analysis
@@ -18,7 +19,6 @@ from bayeshlm.simulation import responses
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 REPLICATES = 400
 MEMORY = 20_000_000  # cells times replicates, beyond which fewer replicates are made
 FEWEST = 40

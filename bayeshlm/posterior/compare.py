@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bayeshlm.data.clusters import few_children, few_groups
+from bayeshlm.data.checks.clusters import few_children, few_groups
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.draws import (
     GroupValues,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-Array = NDArray[np.float64]
 ALL_PAIRS = 60  # beyond so many groups only pairs with the best one are listed
 ROPE_RATIO = 1.01  # ratios within 1 % count as practically equal
 ROPE_SHARE = 0.1  # differences within 0.1 residual standard deviations, after Kruschke (2018), AMPPS 1(2)

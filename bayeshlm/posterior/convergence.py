@@ -16,12 +16,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-Array = NDArray[np.float64]
+from bayeshlm.arrays import Array
+
 TAIL = (0.05, 0.95)
 AT_ONCE = 2**19  # numbers worked on at a time
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Block, Column, Layout, Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_from_dataset
@@ -19,7 +19,6 @@ from bayeshlm.spec.terms import variable_name
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 Lookup = Callable[[str], Array]  # a variable's draws by its name, (draws, ...)
 
 

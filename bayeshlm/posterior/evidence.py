@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bayeshlm.engines.importance import MAX_PARETO_K
+from bayeshlm.engines.sampling.importance import MAX_PARETO_K
 from bayeshlm.errors import DataError, EngineError, PriorError, listed
 from bayeshlm.posterior.draws import model_of, statistics_of
 

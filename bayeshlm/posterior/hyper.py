@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.problem import Problem
+from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.posterior.draws import dataset, flat
 
 if TYPE_CHECKING:
     import xarray as xr
-
-Array = NDArray[np.float64]
 
 
 def hyperparameters(posterior: xr.DataTree, statistics: Statistics, problem: Problem) -> tuple[Array, list[Array]]:

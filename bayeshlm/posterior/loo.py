@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.crossing import order_levels
-from bayeshlm.engines.importance import MAX_PARETO_K
-from bayeshlm.engines.leavecrossed import log_predictive_crossed, plan
-from bayeshlm.engines.leaveout import log_evidence, log_predictive, without_group
-from bayeshlm.engines.problem import Problem
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.crossed.products import order_levels
+from bayeshlm.engines.exact.leave_out.crossed import log_predictive_crossed, plan
+from bayeshlm.engines.exact.leave_out.nested import log_evidence, log_predictive, without_group
+from bayeshlm.engines.exact.problem import Problem
+from bayeshlm.engines.sampling.importance import MAX_PARETO_K
 from bayeshlm.errors import BayeshlmWarning, DataError, EngineError, PriorError, listed, outside_package
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import dataset, find_level, model_of, scalars, statistics_of

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-Array = NDArray[np.float64]
 ABSORBED = 1e-10  # share of a column's sum of squares that may be left, by rounding, once the groups explain it
 ESTIMABLE = 1e-6  # relative part of a contrast that may lie outside what the rows can tell
 MIRROR = {  # what a figure is called once the pair is turned round

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
+from bayeshlm.data.frames.new_rows import MAX_BYTES, NewRows, bind_rows, places
 from bayeshlm.data.groups import combine, joined_labels
 from bayeshlm.data.layout import Layout, residual_column
-from bayeshlm.data.newrows import MAX_BYTES, NewRows, bind_rows, places
 from bayeshlm.engines.progress import progress_bar
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
 from bayeshlm.posterior.draws import common_draws, dataset, find_level, flat, model_of, new_effects, statistics_of
@@ -22,7 +23,6 @@ from bayeshlm.spec.terms import variable_name
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 NEW_GROUPS = ("population", "error")
 SLOW = 40  # chunks that take a second or two
 CHUNK = 2_000_000  # rows times draws worked on at once; also the unit of random numbers, so it is no option

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.data.clusters import few_children
+from bayeshlm.arrays import Array
+from bayeshlm.data.checks.clusters import few_children
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import build_problem, nested_order
-from bayeshlm.engines.crossed import Crossed
-from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.problem import Problem
+from bayeshlm.engines.exact.build import build_problem, nested_order
+from bayeshlm.engines.exact.crossed.density import Crossed
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.errors import EngineError
 from bayeshlm.posterior.draws import (
     dataset,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-Array = NDArray[np.float64]
 THRESHOLD = 0.05  # Kallioinen et al. (2024), section 3.5
 MOST_CONTRASTS = 30
 FEWER = 400  # draws for crossed levels, whose density costs a factorisation each

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.draws import mean_over_rows, variance_of_rows
 from bayeshlm.spec.model import Model
 
-Array = NDArray[np.float64]
 Values = Mapping[str, Array]  # variable -> (draws, ...)
 LATENT = (
     "On the latent scale of log odds, whose variance between rows is that of the standard logistic, "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import (
     common_draws,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-Array = NDArray[np.float64]
 COLUMNS = ("kind", "variable", "label", "mean", "median", "sd", "lower", "upper", "ess_bulk", "rhat")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.posterior.compare import Comparison, spelled
@@ -19,7 +20,6 @@ from bayeshlm.report.svg import shortened
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 MOST_ROWS = 60  # of a forest or a table; of more, the extremes are shown
 HALF = 12  # characters of a group in the label of a pair
 MOST_GROUPS = 60  # of a level that is compared unasked

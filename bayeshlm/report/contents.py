@@ -12,7 +12,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.pymc_source import pymc_source
+from bayeshlm.engines.pymc.source.writer import pymc_source
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import Comparison, compare, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.spec.model import Model
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-Array = NDArray[np.float64]
 ETA = Markup("<var>\N{GREEK SMALL LETTER ETA}</var><sub>i</sub>")
 PRIOR_DRAWS = 2_000  # to find the scale of a prior, whose quantiles are then integrated on a grid
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.posterior.check import GroupMeanCheck
 from bayeshlm.report.svg import ACCENT, CONTRAST, FAINT, INK, MUTED, Canvas, label_width, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = NDArray[np.float64]
 ROW = 0.235  # inches of a row of a forest
 MOST_POINTS = 200  # of the check; more would lie on top of one another
 

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.errors import listed
 from bayeshlm.report import study, study_plots
 from bayeshlm.report.contents import Plate
@@ -18,7 +19,6 @@ from bayeshlm.studies.uniformity import MOST_POINTS, band
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 Order = NDArray[np.intp]
 MOST_PANELS = 24
 MOST_ROWS = 60

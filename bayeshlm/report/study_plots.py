@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.report.plots import set_limits, set_ticks
 from bayeshlm.report.svg import ACCENT, CONTRAST, INK, MUTED, Canvas, style
 
-Array = NDArray[np.float64]
 FEW_LABELS = 24  # points with a number beside them; of more only those on the frontier and the chosen one
 MOST_DOTS = 300  # of a panel; more would lie on top of one another
 

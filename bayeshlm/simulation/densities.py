@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from bayeshlm.data.support import STATUSES
+from bayeshlm.arrays import Array
+from bayeshlm.data.checks.support import STATUSES
 from bayeshlm.data.table import Table
 from bayeshlm.spec.model import Model
 
-Array = NDArray[np.float64]
 Rows = slice | NDArray[np.int64]
 OfResponse = Callable[[Array], Array]
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Codes
 from bayeshlm.errors import DesignError, listed
 from bayeshlm.spec.priors import LKJ, Flat, Prior
 
 Size = int | tuple[int, ...] | Prior
-Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

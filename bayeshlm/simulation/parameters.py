@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Block, Layout, Level
 from bayeshlm.errors import DesignError, PriorError, listed
 from bayeshlm.simulation.design import Design
@@ -17,8 +17,6 @@ from bayeshlm.spec.priors import LKJ
 
 if TYPE_CHECKING:
     import xarray as xr
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from functools import reduce
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
+from bayeshlm.arrays import Array
 from bayeshlm.errors import DataError
 from bayeshlm.spec.expressions import Node
 from bayeshlm.spec.model import Model
 
-Array = NDArray[np.float64]
 KINDS = ("mean", "median", "response")
 MEDIANS = ("gaussian", "lognormal", "student_t", "cv_normal")
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.data.frames import Rows, prepare
+from bayeshlm.arrays import Array
+from bayeshlm.data.frames.rows import Rows, prepare
 from bayeshlm.data.groups import combine, factorize, joined_labels
 from bayeshlm.data.layout import Level, residual_column
 from bayeshlm.errors import DesignError, listed
@@ -22,8 +23,6 @@ from bayeshlm.spec.model import Model
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

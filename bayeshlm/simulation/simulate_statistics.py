@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bayeshlm.data.cells import pool
+from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.compress import compress
 from bayeshlm.data.groups import combine, joined_labels
 from bayeshlm.data.layout import Layout, bind, categorical_columns
-from bayeshlm.data.statistics import Statistics, compress
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.data.summing.cells import pool
 from bayeshlm.simulation.design import Design, Structure
 from bayeshlm.simulation.parameters import Parameters, check_params, draw_parameters
 from bayeshlm.simulation.simulate import check_categories, check_response, check_terms, draw_rows
@@ -34,8 +35,6 @@ from bayeshlm.spec.model import Model
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
-Codes = NDArray[np.int64]
 LARGEST_LOG = 700.0  # beyond it the exponential of the response leaves the floats
 NOTHING = 1e-12  # share of a column's variation within a group below which it is a combination of the others
 

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bayeshlm.data.cells import pool
+from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.layout import Column, Layout
+from bayeshlm.data.summing.cells import pool
 from bayeshlm.errors import DataError, DesignError
 from bayeshlm.simulation.design import Covariate, Design, Structure, assign
 from bayeshlm.spec.expressions import Node, evaluate_expression
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import Exponential, Gamma, HalfNormal, Normal, Uniform
 
-Array = NDArray[np.float64]
-Codes = NDArray[np.int64]
 PIECE = 2**20  # units drawn at a time
 # More units than this in all, in groups of at least that many each: the covariates' sums come from their normal limit.
 # What the response is, given the covariates, stays exact; only the law of the covariates is the limit's.

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.errors import PriorError
 
-Array = NDArray[np.float64]
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 

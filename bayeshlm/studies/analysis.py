@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bayeshlm.data.checks import check_statistics
-from bayeshlm.data.statistics import Statistics, compress
+from bayeshlm.arrays import Array
+from bayeshlm.data.checks.table import check_statistics
+from bayeshlm.data.compress import compress
+from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import Table, tabulate
-from bayeshlm.engines.exact import fit_exact
-from bayeshlm.engines.nuts import fit_nuts
-from bayeshlm.engines.observations import from_statistics, from_table
-from bayeshlm.engines.parameterization import described, plan_levels
+from bayeshlm.engines.exact.fit import fit_exact
+from bayeshlm.engines.pymc.nuts import fit_nuts
+from bayeshlm.engines.pymc.observations import from_statistics, from_table
+from bayeshlm.engines.pymc.parameterization import described, plan_levels
 from bayeshlm.engines.select import ENGINES, Choice, choose_engine
 from bayeshlm.errors import (
     BayeshlmError,
@@ -40,7 +41,6 @@ from bayeshlm.spec.priors import Prior
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 Draws = Mapping[str, Array]
 Observed = Statistics | Table  # rows where sums are not all that the likelihood needs
 Sampler = Callable[[Any, int, int], Draws]  # (Observed, draws, seed) -> variable -> (draws, ...)
@@ -114,8 +114,8 @@ class Analysis:
     world : callable or None
         Makes the worlds instead of `model` (misspecification).
     information : tuple of float, optional
-        What NUTS is told of each level to choose how it is sampled (see `bayeshlm.engines.parameterization`), the same
-        for all replicates: one compiled model serves all of them. It follows from the others.
+        What NUTS is told of each level to choose how it is sampled (see `bayeshlm.engines.pymc.parameterization`), the
+        same for all replicates: one compiled model serves all of them. It follows from the others.
     """
 
     model: Model

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import Table
 from bayeshlm.simulation.densities import log_density
 
-Array = NDArray[np.float64]
 Values = Mapping[str, Array]  # variable -> (draws, ...), named like the posterior
 AT_ONCE = 2**22  # numbers worked on at a time
 

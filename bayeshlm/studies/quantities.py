@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import Table
 from bayeshlm.posterior.shares import has_shares, level_variances, row_variance
 from bayeshlm.studies.likelihood import log_likelihood
 
-Array = NDArray[np.float64]
 Values = Mapping[str, Array]  # variable -> (draws, ...), named like the posterior
 MANY = 20  # scalars of one variable up to which all are tested
 SAMPLE = 10  # of more, so many are

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import EngineError
 from bayeshlm.simulation.design import Design
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-Array = NDArray[np.float64]
 PRIOR_DRAWS = 4000  # from which a quantity's prior variance is taken
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.errors import EngineError
 from bayeshlm.simulation.design import Design
 from bayeshlm.spec.model import Model
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-Array = NDArray[np.float64]
 FALSE_ALARMS = 0.01  # probability that a right posterior does not pass
 MOST_FAILED = 0.01  # share of failed replicates above which a study does not pass: they are not missing at random
 LEVELS = (0.5, 0.8, 0.95)

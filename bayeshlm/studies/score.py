@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.errors import EngineError
-from bayeshlm.studies.quick import QuickValues
+from bayeshlm.studies.plan.quick import QuickValues
 
-Array = NDArray[np.float64]
 ALL_PAIRS = 12  # up to so many groups all pairs are judged; of more each with the next, which has the same expectation
 SCORES = (
     "correct", "assured", "loss", "spread", "width", "excludes_zero", "wrong_sign", "covered",

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrc, gammaln
 
-Array = NDArray[np.float64]
+from bayeshlm.arrays import Array
+
 MOST_POINTS = 100  # of the grid
 ROUNDING = 1e-9  # tail areas this near are the same one
 NEGLIGIBLE = 1e-20  # share of a convolution's kernel

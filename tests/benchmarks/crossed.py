@@ -38,8 +38,8 @@ from scipy.linalg import blas, lapack
 from threadpoolctl import threadpool_limits
 
 import bayeshlm as bh
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.crossed import Crossed
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.crossed.density import Crossed
 
 INSTEVAL = bh.Model(
     "y ~ service + (1 | s) + (1 | d) + (1 | dept)",

@@ -32,10 +32,10 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 import bayeshlm as bh
-from bayeshlm.engines import importance
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.hyperparameters import search_box
-from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.hyperparameters import search_box
+from bayeshlm.engines.sampling import importance
 
 study = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "models" / "teaching_methods.py")))
 

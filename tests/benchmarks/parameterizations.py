@@ -46,9 +46,9 @@ import sys
 import numpy as np
 
 import bayeshlm as bh
-from bayeshlm.engines.nuts import fit_nuts
-from bayeshlm.engines.observations import from_statistics
-from bayeshlm.engines.parameterization import described, plan_levels
+from bayeshlm.engines.pymc.nuts import fit_nuts
+from bayeshlm.engines.pymc.observations import from_statistics
+from bayeshlm.engines.pymc.parameterization import described, plan_levels
 from bayeshlm.posterior.convergence import convergence
 
 MODEL = bh.Model(

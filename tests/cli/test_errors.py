@@ -74,7 +74,7 @@ def test_an_unforeseen_error_names_its_place_and_has_its_own_code(run, trial, mo
     def fail(*_args, **_kwargs):
         raise RuntimeError("the moon is full")
 
-    monkeypatch.setattr("bayeshlm.data.statistics.compress", fail)
+    monkeypatch.setattr("bayeshlm.data.compress.compress", fail)
     done = run(*FIT)
     assert done.exit_code == 70
     assert "RuntimeError: the moon is full (line " in done.stderr

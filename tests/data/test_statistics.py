@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bayeshlm as bh
-from bayeshlm.data.checks import check_statistics
+from bayeshlm.data.checks.table import check_statistics
 from bayeshlm.errors import BayeshlmWarning, DataError
 from tests.data.nist import MODEL as NIST
 from tests.data.nist import assert_nist, nist_table

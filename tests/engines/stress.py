@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines.base import build_problem, nested_order
-from bayeshlm.engines.crossed import Crossed
-from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.problem import Problem
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact.build import build_problem, nested_order
+from bayeshlm.engines.exact.crossed.density import Crossed
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.spec.priors import Prior
 from tests.engines.dense import Case, DenseLevel, one, with_x
 

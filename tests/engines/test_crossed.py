@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines import crossing
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.crossed import Crossed
-from bayeshlm.engines.hyperparameters import constrain
-from bayeshlm.engines.problem import Problem
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.crossed import products as crossing
+from bayeshlm.engines.exact.crossed.density import Crossed
+from bayeshlm.engines.exact.hyperparameters import constrain
+from bayeshlm.engines.exact.problem import Problem
 from tests.engines.dense import Case, Dense, DenseLevel, build, make_frame, make_model, one, only_x, with_x
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.effectmoments import effect_moments
-from bayeshlm.engines.hyperparameters import constrain
-from bayeshlm.engines.marginal import Marginal
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.effect_moments import effect_moments
+from bayeshlm.engines.exact.hyperparameters import constrain
 from tests.engines.dense import CASES, build, make_frame, make_model
 from tests.engines.test_marginal import scales_of
 

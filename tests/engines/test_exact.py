@@ -9,11 +9,12 @@ import pytest
 from scipy import integrate, stats
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines import exact, importance
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.hyperparameters import constrain
-from bayeshlm.engines.marginal import Marginal
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact import fit as exact
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.hyperparameters import constrain
+from bayeshlm.engines.sampling import importance
 from bayeshlm.posterior.draws import flat
 from tests.engines.dense import CASES, make_frame, make_model
 

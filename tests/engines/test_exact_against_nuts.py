@@ -11,11 +11,11 @@ import pytest
 
 import bayeshlm as bh
 from bayeshlm.data.table import tabulate
-from bayeshlm.engines import nuts
-from bayeshlm.engines.exact import fit_exact
-from bayeshlm.engines.nuts import fit_nuts
-from bayeshlm.engines.observations import from_statistics, from_table
-from bayeshlm.engines.parameterization import PARTLY, plan_levels
+from bayeshlm.engines.exact.fit import fit_exact
+from bayeshlm.engines.pymc import nuts
+from bayeshlm.engines.pymc.nuts import fit_nuts
+from bayeshlm.engines.pymc.observations import from_statistics, from_table
+from bayeshlm.engines.pymc.parameterization import PARTLY, plan_levels
 from bayeshlm.engines.result import EngineResult
 from tests.engines.dense import CASES, make_frame, make_model
 from tests.engines.test_nuts import MODEL, assert_same_marginals, grouped

@@ -11,11 +11,11 @@ from arviz_stats.base import array_stats
 from scipy import stats
 
 import bayeshlm as bh
-from bayeshlm.engines import importance, modes
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.hyperparameters import search_box
-from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.pareto import pareto_k
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.hyperparameters import search_box
+from bayeshlm.engines.sampling import importance, modes
+from bayeshlm.engines.sampling.pareto import pareto_k
 from tests.engines.stress import draw
 
 LOW, HIGH = np.full(2, -4.0), np.full(2, 4.0)

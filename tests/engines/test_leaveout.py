@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.hyperparameters import constrain
-from bayeshlm.engines.leaveout import log_predictive
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.hyperparameters import constrain
+from bayeshlm.engines.exact.leave_out.nested import log_predictive
 from tests.engines.dense import CASES, Dense, build, make_frame, make_model
 from tests.engines.test_marginal import scales_of
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.drawing import draw_by_class, draw_given_residual
-from bayeshlm.engines.hyperparameters import constrain, correlation_root
-from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.problem import Problem
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.effects import draw_by_class, draw_given_residual
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.hyperparameters import constrain, correlation_root
+from bayeshlm.engines.exact.problem import Problem
 from tests.engines.dense import CASES, build, make_frame, make_model
 
 

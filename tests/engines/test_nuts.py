@@ -17,9 +17,9 @@ from arviz_stats.base import array_stats
 from scipy.stats import norm
 
 import bayeshlm as bh
-from bayeshlm.engines import nuts
-from bayeshlm.engines.nuts import fit_nuts
-from bayeshlm.engines.observations import from_statistics
+from bayeshlm.engines.pymc import nuts
+from bayeshlm.engines.pymc.nuts import fit_nuts
+from bayeshlm.engines.pymc.observations import from_statistics
 from bayeshlm.engines.result import EngineResult
 
 FALSE_ALARM = 1e-4  # over all comparisons of one test

@@ -10,9 +10,9 @@ import pymc as pm
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.engines.nuts import _shape
-from bayeshlm.engines.parameterization import plan_levels
-from bayeshlm.engines.pymc_model import observed, to_pymc
+from bayeshlm.engines.pymc.model import observed, to_pymc
+from bayeshlm.engines.pymc.nuts import _shape
+from bayeshlm.engines.pymc.parameterization import plan_levels
 from bayeshlm.spec.families import FAMILIES
 from tests.engines.dense import DenseLevel, make_frame, one
 from tests.engines.generative import MODE, Twin, random_points, row_density

@@ -11,10 +11,10 @@ import xarray as xr
 from pymc.model_graph import ModelGraph
 
 import bayeshlm as bh
-from bayeshlm.engines.observations import from_statistics
-from bayeshlm.engines.parameterization import PARTLY, described, plan_levels
-from bayeshlm.engines.pymc_model import build, to_pymc
-from bayeshlm.engines.pymc_transform import RootLog
+from bayeshlm.engines.pymc.model import build, to_pymc
+from bayeshlm.engines.pymc.observations import from_statistics
+from bayeshlm.engines.pymc.parameterization import PARTLY, described, plan_levels
+from bayeshlm.engines.pymc.transform import RootLog
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, with_x
 from tests.engines.generative import MODE, Points, Twin, random_points, row_density
 

@@ -8,8 +8,9 @@ import pymc as pm
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import Statistics, complete_rows, moments
-from bayeshlm.engines.pymc_source import pymc_source
+from bayeshlm.data.compress import complete_rows, moments
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.pymc.source.writer import pymc_source
 from bayeshlm.errors import EngineError, PriorError
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, only_x, with_x
 from tests.engines.generative import Twin, random_points, row_density

@@ -10,12 +10,12 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines import importance
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.hyperparameters import constrain, search_box, to_score
-from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.problem import Problem
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.hyperparameters import constrain, search_box, to_score
+from bayeshlm.engines.exact.problem import Problem
+from bayeshlm.engines.sampling import importance
 
 
 def year_frame() -> pd.DataFrame:

@@ -124,12 +124,12 @@ def test_agrees_with_the_reference_long(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 3, 8, 13, 17, 20, 24, 29, 72, 129])
 def test_agrees_with_nuts_on_the_collapsed_density(seed: int) -> None:
     """Another sampler on the same density, by gradients: means of the scores within Monte Carlo error."""
-    from bayeshlm.data.statistics import compress
-    from bayeshlm.engines import importance
-    from bayeshlm.engines.base import build_problem
-    from bayeshlm.engines.collapse import collapse
-    from bayeshlm.engines.collapsed import sample_collapsed
-    from bayeshlm.engines.hyperparameters import search_box
+    from bayeshlm.data.compress import compress
+    from bayeshlm.engines.exact.build import build_problem
+    from bayeshlm.engines.exact.density.bind import collapse
+    from bayeshlm.engines.exact.hyperparameters import search_box
+    from bayeshlm.engines.sampling import importance
+    from bayeshlm.engines.sampling.nuts_fallback import sample_collapsed
 
     stress = draw(seed)
     problem = build_problem(compress(stress.model, stress.frame))

@@ -7,13 +7,17 @@ import pandas as pd
 import pytest
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
-from bayeshlm.engines import bulkdraws, collapse, crossing, importance, tabulated
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.crossed import Crossed
-from bayeshlm.engines.hyperparameters import constrain, search_box
-from bayeshlm.engines.polynomials import Ellipsoid, interpolant, terms
-from bayeshlm.engines.tabulated import NotTabulatedError, Tabulated
+from bayeshlm.data.compress import compress
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.crossed import draws as bulkdraws
+from bayeshlm.engines.exact.crossed import interpolated as tabulated
+from bayeshlm.engines.exact.crossed import products as crossing
+from bayeshlm.engines.exact.crossed.density import Crossed
+from bayeshlm.engines.exact.crossed.interpolated import NotTabulatedError, Tabulated
+from bayeshlm.engines.exact.crossed.polynomials import Ellipsoid, interpolant, terms
+from bayeshlm.engines.exact.density import bind as collapse
+from bayeshlm.engines.exact.hyperparameters import constrain, search_box
+from bayeshlm.engines.sampling import importance
 
 PRIORS = {
     "Intercept": bh.Normal(0, 2), "x": bh.Normal(0, 1), "1|s_sigma": bh.HalfNormal(1), "1|d_sigma": bh.HalfNormal(1),

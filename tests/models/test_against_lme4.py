@@ -16,10 +16,10 @@ from arviz_stats.base import array_stats
 
 import bayeshlm as bh
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.crossed import Crossed
-from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.problem import Problem
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.crossed.density import Crossed
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.problem import Problem
 from tests.models.gallery import load_study
 
 FOLDER = Path(__file__).parents[1] / "references"

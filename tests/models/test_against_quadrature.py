@@ -14,11 +14,11 @@ from arviz_stats.base import array_stats
 from scipy.stats import norm
 
 import bayeshlm as bh
-from bayeshlm.engines import importance
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.crossed import Crossed
-from bayeshlm.engines.hyperparameters import search_box
-from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.crossed.density import Crossed
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.hyperparameters import search_box
+from bayeshlm.engines.sampling import importance
 
 STORED = Path(__file__).parents[1] / "references" / "quadrature.json"
 STUDIES = json.loads(STORED.read_text(encoding="utf-8"))["studies"]

@@ -15,9 +15,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 import bayeshlm as bh
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.marginal import Marginal
-from bayeshlm.engines.pymc_model import to_pymc
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.pymc.model import to_pymc
 from tests.engines.dense import DenseLevel, one
 from tests.engines.generative import Points, Twin, Values, random_points, row_density
 from tests.models.gallery import ByLot, load_study

@@ -19,10 +19,10 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 
 import bayeshlm as bh
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.crossed import Crossed
-from bayeshlm.engines.hyperparameters import constrain
-from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.crossed.density import Crossed
+from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.hyperparameters import constrain
 
 REFERENCES = Path(__file__).parents[1] / "references"
 LME4 = {

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
+from bayeshlm.data.compress import compress
 from bayeshlm.posterior.draws import flat
 
 MODEL = bh.Model(
@@ -153,6 +153,6 @@ def test_crossed_levels_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(abs(z).max()) < 4.5  # false alarms below 1e-4
     assert np.isfinite(bh.loo(posterior, "h").elpd)
     assert {"sigma[old]", "sigma[new]"} <= set(bh.sensitivity(posterior).table["quantity"])
-    monkeypatch.setattr("bayeshlm.engines.base.MOST_SECONDS", 0.0)
+    monkeypatch.setattr("bayeshlm.engines.exact.build.MOST_SECONDS", 0.0)
     with pytest.raises(bh.errors.EngineError, match=r"deviation by category .* minutes for so many groups"):
         bh.fit(model, frame, engine="exact")

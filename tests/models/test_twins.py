@@ -10,8 +10,8 @@ import xarray as xr
 from scipy.stats import ks_2samp, multivariate_normal, norm
 
 import bayeshlm as bh
-from bayeshlm.engines.base import build_problem
-from bayeshlm.engines.marginal import Marginal
+from bayeshlm.engines.exact.build import build_problem
+from bayeshlm.engines.exact.density.nested import Marginal
 from tests.models.gallery import Gallery, Point, gallery, pairs
 
 NAMES = ("teaching_methods", "star_class_size")

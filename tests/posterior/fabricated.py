@@ -10,7 +10,7 @@ import xarray as xr
 
 import bayeshlm as bh
 from bayeshlm.data.table import tabulate
-from bayeshlm.engines.exact import EngineResult, Variable
+from bayeshlm.engines.exact.fit import EngineResult, Variable
 from bayeshlm.engines.select import Choice
 from bayeshlm.fit import to_datatree
 

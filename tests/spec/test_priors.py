@@ -58,7 +58,7 @@ def test_draws_agree_with_density(prior, reference):
 @pytest.mark.parametrize("eta", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_lkj_gives_every_correlation_its_beta_marginal(eta, size):
-    from bayeshlm.engines.hyperparameters import correlation_root
+    from bayeshlm.engines.exact.hyperparameters import correlation_root
 
     rng = np.random.default_rng(11)
     z = np.stack([bh.LKJ(eta).sample_partial(rng, size) for _ in range(4000)])
@@ -77,7 +77,7 @@ def test_lkj_density_of_partials(eta):
     expected = sum(stats.beta(v, v, loc=-1, scale=2).logpdf(z[:, k]) for k, v in enumerate(b))
     np.testing.assert_allclose(bh.LKJ(eta).logpdf_partial(z, 3), expected, rtol=1e-12)
     # ... and of the matrix: |R|^(eta - 1), whose ratio between two matrices needs no constant.
-    from bayeshlm.engines.hyperparameters import correlation_root
+    from bayeshlm.engines.exact.hyperparameters import correlation_root
 
     root = correlation_root(z, 3)
     log_matrix = (eta - 1) * 2 * np.log(np.einsum("iib->ib", root)).sum(axis=0)

@@ -17,8 +17,8 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import Table, tabulate
-from bayeshlm.engines import nuts
-from bayeshlm.engines.observations import Observations
+from bayeshlm.engines.pymc import nuts
+from bayeshlm.engines.pymc.observations import Observations
 from bayeshlm.errors import BayeshlmWarning, DataError, DesignError, EngineError, PriorError
 from bayeshlm.studies import analysis
 from bayeshlm.studies.quantities import choose_quantities

@@ -12,8 +12,8 @@ from scipy import stats
 
 import bayeshlm as bh
 from bayeshlm.errors import DataError, DesignError, PriorError
-from bayeshlm.studies.plan import plan
-from bayeshlm.studies.shared_truth import Streams, fixed, shared_params
+from bayeshlm.studies.plan.plan import plan
+from bayeshlm.studies.plan.shared_truth import Streams, fixed, shared_params
 
 ANSWERS = json.loads((Path(__file__).parents[1] / "references" / "planning_power.json").read_text(encoding="utf-8"))
 LEVELS = {
@@ -235,7 +235,7 @@ def test_what_cannot_be_planned_is_refused_before_any_work(change, message) -> N
 
 
 def test_a_fit_that_fails_is_a_row_and_the_others_go_on(monkeypatch) -> None:
-    from bayeshlm.studies import plan as module
+    from bayeshlm.studies.plan import plan as module
 
     calls = []
     whole = module.quick_values

@@ -9,8 +9,8 @@ import bayeshlm as bh
 from bayeshlm.errors import EngineError
 from bayeshlm.posterior.draws import group_values
 from bayeshlm.simulation.simulate_statistics import simulate_statistics
-from bayeshlm.studies import quick
-from bayeshlm.studies.quick import QuickValues, quick_values
+from bayeshlm.studies.plan import quick
+from bayeshlm.studies.plan.quick import QuickValues, quick_values
 from bayeshlm.studies.score import score
 
 PRIORS = {
@@ -68,7 +68,7 @@ taken: list[dict[str, object]] = []
 
 
 def _recorded(statistics, options):
-    from bayeshlm.engines.exact import EngineResult, Variable
+    from bayeshlm.engines.exact.fit import EngineResult, Variable
 
     taken.append(options)
     draws = (1, quick.ENGINE_DRAWS)

@@ -221,7 +221,8 @@ def test_a_store_that_is_a_file_is_refused(tmp_path) -> None:
 
 SCRIPT = """
 import sys
-from bayeshlm.studies import runner, store
+from bayeshlm.studies import runner
+from bayeshlm.studies import store
 from tests.studies.mock import Waiting
 
 runner.MAX_BATCH = 1

@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import stats
 
 import bayeshlm as bh
-from bayeshlm.engines.exact import fit_exact
+from bayeshlm.engines.exact.fit import fit_exact
 from bayeshlm.errors import BayeshlmWarning, DesignError, EngineError, PriorError
 from bayeshlm.simulation.parameters import draw_parameters
 from bayeshlm.studies.analysis import Analysis
@@ -185,7 +185,7 @@ def test_the_log_likelihood_of_the_statistics_is_that_of_the_rows(name) -> None:
     labels = [statistics.labels(k) for k in range(len(statistics.layout.levels))]
     drawn = [draw_parameters(model, statistics.layout, labels, {}, rng) for _ in range(3)]
     values = {n: np.stack([d.values[n][1] for d in drawn]) for n in drawn[0].values}
-    from bayeshlm.data.frames import prepare
+    from bayeshlm.data.frames.rows import prepare
     from bayeshlm.simulation.simulate import _groups, _parts
 
     rows = prepare(model, frame)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayeshlm.studies.targets import bounds, ratio_and_error, recommend, share_and_error
+from bayeshlm.studies.plan.targets import bounds, ratio_and_error, recommend, share_and_error
 
 
 @pytest.mark.parametrize("successes", [0, 1, 17, 39, 40])

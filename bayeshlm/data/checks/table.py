@@ -1,0 +1,284 @@
+"""What data must be before anything is fitted: every offender named, in the user's words, with what to do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.data.checks.support import response_tests
+from bayeshlm.data.frames.rows import Rows, aggregate, collect
+from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
+from bayeshlm.spec.model import Model
+
+if TYPE_CHECKING:
+    from bayeshlm.data.statistics import Statistics
+
+RANK_TOLERANCE = 1e-9  # share of a column's variation left after the columns before it, below which it is aliased
+MOSTLY = 0.8  # a category constant in this share of groups, but not in all, looks like a contaminated treatment
+
+
+def check_rows(model: Model, rows: Rows) -> None:
+    """Check values row by row: finite columns, response in the family's support, positive weights.
+
+    Raises
+    ------
+    DataError
+        One message with every problem found.
+    """
+    raw = {name: rows.number(name) for name in model.columns if _is_number(rows, name)}
+    infinite = aggregate(rows.frame, {f"i{k}": _count(_not_finite(e)) for k, e in enumerate(raw.values())})
+    problems = [
+        f"{name!r} is infinite in {int(count)} rows{_first(rows, _not_finite(raw[name]))}"
+        for name, count in zip(raw, infinite.values(), strict=True)
+        if count
+    ]
+    if problems:
+        raise DataError("; ".join(problems) + ". Correct or remove these rows.")
+
+    tests = response_tests(model, rows)
+    for name in (model.weights, model.se):
+        if name:
+            tests[name] = (
+                ~(rows.number(name) > 0),
+                f"{name!r} (weights or standard errors) is not positive: {{}} rows{{}}",
+            )
+    for column in rows.layout.columns[1:]:
+        if column.numeric:
+            bad = _not_finite(rows.column(column))
+            tests[f"t{column.label}"] = (bad, f"term {column.label!r} is not finite: {{}} rows{{}}")
+    aliases = {f"t{k}": _count(test) for k, (test, _) in enumerate(tests.values())}
+    counts = aggregate(rows.frame, aliases)
+    problems = [
+        text.format(int(count), _first(rows, test))
+        for (test, text), count in zip(tests.values(), counts.values(), strict=True)
+        if count
+    ]
+    if problems:
+        raise DataError("; ".join(problems) + ". Correct or remove these rows, or choose another family.")
+
+
+def check_finite(statistics: Statistics) -> None:
+    """Check that no sum of squares left the floats (values of 1e160 are finite, their squares are not)."""
+    names = [column.label for column in statistics.layout.columns[1:]] + [statistics.model.terms.response.name]
+    finite = np.isfinite(statistics.scatter).all(axis=(0, 1)) & np.isfinite(statistics.mean).all(axis=0)
+    finite &= np.isfinite(statistics.shift)
+    if not finite.all() or not np.isfinite(statistics.weight).all():
+        bad = [name for name, good in zip(names, finite, strict=True) if not good]
+        raise DataError(f"The squares of {listed(bad or ['weights'])} are too large for floats; use another unit.")
+
+
+def _not_finite(values: nw.Expr) -> nw.Expr:
+    """True for NaN and infinities; pandas' nullable types call a computed NaN finite, so it is asked for twice."""
+    return ~values.is_finite() | values.is_nan()
+
+
+def _count(bad: nw.Expr) -> nw.Expr:
+    """Number of rows in which `bad` is true, or null: some engines answer log(-1) or 1/0 with null."""
+    return bad.fill_null(True).cast(nw.Int64).sum()
+
+
+def _is_number(rows: Rows, name: str) -> bool:
+    return dict(rows.frame.collect_schema())[rows.names[name]].is_numeric()
+
+
+def _first(rows: Rows, bad: nw.Expr) -> str:
+    """The first offending rows, where rows have an order."""
+    if not isinstance(rows.frame, nw.DataFrame):
+        return ""
+    with np.errstate(all="ignore"):
+        mask = collect(rows.frame.select(bad=bad.fill_null(True)))["bad"].to_numpy()
+    places = np.flatnonzero(mask.astype(bool))[:5]
+    return f" (the first at positions {', '.join(map(str, places))} of the complete rows)"
+
+
+def check_statistics(statistics: Statistics) -> None:
+    """Check what only the sums show: constant response, aliased columns, groups that identify nothing.
+
+    `fit` calls this, `compress` does not: one site of a federated study may well hold one group or one arm, and its
+    statistics must still add up with the others'.
+
+    Raises
+    ------
+    DataError
+        One message with every problem found.
+    """
+    problems = [
+        *_one_category(statistics), *_constant_response(statistics), *_aliased(statistics), *_levels(statistics),
+        *_arms(statistics),
+    ]  # fmt: skip
+    if problems:
+        raise DataError(" ".join(problems))
+    for message in (*_contaminated(statistics), *_reused_labels(statistics)):
+        warnings.warn(message, BayeshlmWarning, stacklevel=outside_package())
+
+
+def _one_category(statistics: Statistics) -> list[str]:
+    return [
+        f"Column {name!r} has one category only ({values[0]!r}): it has no effect to estimate."
+        for name, values in statistics.layout.categories.items()
+        if len(values) < 2
+    ]
+
+
+def _constant_response(statistics: Statistics) -> list[str]:
+    _, _, scatter = statistics.total()
+    scale = abs(statistics.shift[-1]) * np.finfo(float).eps
+    if statistics.rows < 2:
+        return [f"There is {statistics.rows} complete row only; nothing can be estimated."]
+    if statistics.model.family_spec.discrete:  # all zeros are an answer: the rate is low
+        return []
+    if scatter[-1, -1] <= statistics.weight.sum() * scale**2:
+        return [f"The response {statistics.model.terms.response.name!r} is constant: there is nothing to explain."]
+    return []
+
+
+def _aliased(statistics: Statistics) -> list[str]:
+    """Common-effect columns that are linear combinations of those before them (Cholesky of the cross products)."""
+    columns = statistics.layout.common_columns
+    if not columns:
+        return []
+    moments = cross_products(statistics)[np.ix_(columns, columns)]
+    scale = np.sqrt(np.maximum(np.diag(moments), np.finfo(float).tiny))
+    rest = moments / np.outer(scale, scale)
+    aliased = []
+    for k, column in enumerate(columns):
+        if rest[k, k] <= RANK_TOLERANCE or moments[k, k] == 0:
+            aliased.append(statistics.layout.columns[column].label)
+            continue
+        rest = rest - np.outer(rest[:, k], rest[:, k]) / rest[k, k]
+    if not aliased:
+        return []
+    return [
+        f"These common effects are combinations of the others and cannot be told from them: {listed(aliased)}. "
+        "Remove them from the formula (a constant column repeats the intercept)."
+    ]
+
+
+def cross_products(statistics: Statistics) -> NDArray[np.float64]:
+    """Sum w a a' of all rows, a = (1, columns, y), centred on the shift where the model has an intercept."""
+    weight, mean, scatter = statistics.total()
+    centre = mean if statistics.model.terms.intercept else mean + statistics.shift
+    full = np.empty((len(mean) + 1, len(mean) + 1))
+    full[0, 0] = weight
+    full[0, 1:] = full[1:, 0] = weight * centre
+    full[1:, 1:] = scatter + weight * np.outer(centre, centre)
+    return full
+
+
+def _levels(statistics: Statistics) -> list[str]:
+    problems = []
+    layout, model = statistics.layout, statistics.model
+    for index, level in enumerate(layout.levels):
+        groups = len(statistics.members[index])
+        if groups < 2:
+            problems.append(f"Level {level.name!r} has one group only: between-group variation cannot be estimated.")
+        unequal_weights = model.weights is not None and np.ptp(statistics.weight / statistics.count) > 0
+        # Counts and shares have a variance of their own, to which an effect of each row adds (overdispersion).
+        single = groups == statistics.rows and model.family_spec.support not in ("count", "successes")
+        if single and model.se is None and not unequal_weights and 0 in level.columns:
+            problems.append(
+                f"Level {level.name!r} has one row in each of its {groups} groups: its variance cannot be told from "
+                "the residual variance (both vary by row), so no fit can ever separate them. Leave this level out: the "
+                "residual 'sigma' already is the variation between units."
+            )
+    if problems:  # the pairs below would only repeat them
+        return problems
+    for i, left in enumerate(layout.levels):
+        for j, right in enumerate(layout.levels[i + 1 :], start=i + 1):
+            pairs = len(np.unique(statistics.codes[:, i] * len(statistics.members[j]) + statistics.codes[:, j]))
+            same = pairs == len(statistics.members[i]) == len(statistics.members[j])
+            if same and set(left.columns) & set(right.columns):
+                problems.append(
+                    f"Levels {left.name!r} and {right.name!r} have the same groups (one {right.name!r} in each "
+                    f"{left.name!r}): their effects cannot be told apart. Keep one of them, or give each "
+                    f"{left.name!r} several groups."
+                )
+    return problems
+
+
+def _reused_labels(statistics: Statistics) -> list[str]:
+    """Numbered groups that occur in all groups of another level: crossed, or numbered anew in each of them?"""
+    found = []
+    levels = list(enumerate(statistics.layout.levels))
+    for i, child in levels:
+        for j, parent in levels[:i]:  # outer levels are written first
+            sizes = len(statistics.members[i]), len(statistics.members[j])
+            numbered = all(str(member[-1]).isdigit() for member in statistics.members[i])
+            if set(child.keys) & set(parent.keys) or not numbered or min(sizes) < 2:
+                continue
+            pairs = np.unique(statistics.codes[:, i] * sizes[1] + statistics.codes[:, j])
+            if len(pairs) == sizes[0] * sizes[1]:
+                found.append(
+                    f"Every {child.name!r} occurs in every {parent.name!r}: they are fitted as crossed, {child.name!r} "
+                    f"{statistics.labels(i)[0]} being the same one everywhere. If each {parent.name!r} numbers its "
+                    f"own, write (1 | {parent.name}/{child.name})."
+                )
+    return found
+
+
+def _arms(statistics: Statistics) -> list[str]:
+    """A treatment all of whose arms have one group: the arm's effect is the group's effect."""
+    problems = []
+    for name, level_index, arm_of_group in group_constant_factors(statistics):
+        level = statistics.layout.levels[level_index]
+        groups_per_arm = np.bincount(arm_of_group)
+        if 0 in level.columns and groups_per_arm.max() == 1:
+            problems.append(
+                f"Each {name!r} has one {level.name!r} only: the effect of the arm cannot be told from the effect of "
+                f"its one group. More units do not help; several groups of {level.name!r} per {name!r} do."
+            )
+    return problems
+
+
+def group_constant_factors(statistics: Statistics) -> list[tuple[str, int, NDArray[np.int64]]]:
+    """(factor, level, arm of each group) for categorical common effects that are constant within a level's groups."""
+    found = []
+    for name, arms in _arm_of_cells(statistics).items():
+        if (arms < 0).any():
+            continue
+        for index in range(len(statistics.layout.levels)):
+            groups = statistics.codes[:, index]
+            arm_of_group = np.full(len(statistics.members[index]), -1)
+            arm_of_group[groups] = arms
+            if (arm_of_group[groups] == arms).all():
+                found.append((name, index, arm_of_group))
+    return found
+
+
+def _arm_of_cells(statistics: Statistics) -> dict[str, NDArray[np.int64]]:
+    """Factor -> arm of each cell (0 the reference, -1 where a cell mixes arms)."""
+    layout, arms = statistics.layout, {}
+    for block in layout.common:
+        columns = [layout.columns[k] for k in block.columns]
+        single = all(len(column.indicators) == 1 and not column.numeric for column in columns)
+        if not block.labels or not single:
+            continue
+        values = statistics.mean[:, [k - 1 for k in block.columns]] + statistics.shift[[k - 1 for k in block.columns]]
+        constant = (np.abs(values - np.round(values)) < 1e-9).all(axis=1)
+        order = np.round(values) @ np.arange(1, len(columns) + 1)
+        arms[block.name] = np.where(constant, order, -1).astype(np.int64)
+    return arms
+
+
+def _contaminated(statistics: Statistics) -> list[str]:
+    """A factor constant in most groups of a level but not in all: a treatment given to groups, with exceptions?"""
+    messages = []
+    for name, arms in _arm_of_cells(statistics).items():
+        for index, level in enumerate(statistics.layout.levels):
+            groups = statistics.codes[:, index]
+            size = len(statistics.members[index])
+            lowest, highest = np.full(size, np.iinfo(np.int64).max), np.full(size, -2)
+            np.minimum.at(lowest, groups, arms)
+            np.maximum.at(highest, groups, arms)
+            mixed = (lowest != highest) | (lowest < 0)
+            if mixed.any() and mixed.mean() <= 1 - MOSTLY:
+                labels: list[Any] = [statistics.labels(index)[k] for k in np.flatnonzero(mixed)]
+                messages.append(
+                    f"{name!r} is the same for all rows of most groups of {level.name!r}, but not in {listed(labels)}. "
+                    f"If {name!r} was given to {level.name!r} as a whole, these rows are mislabelled or contaminated."
+                )
+    return messages

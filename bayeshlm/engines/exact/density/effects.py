@@ -1,0 +1,89 @@
+"""Draws of a level's effects, given the hyperparameters and everything above it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeshlm.arrays import Array
+from bayeshlm.engines import linalg
+
+
+def draw_group(
+    rows: Array, factor: Array, root: Array, precision: Array, worth: Array, rng: np.random.Generator
+) -> Array:
+    """Effects (k, groups, B) of a level whose groups see `worth` (c - 1, groups, B) in every column so far."""
+    k = root.shape[0]
+    if k == 1:
+        only = rows[0, -1] - np.einsum("cgb,cgb->gb", np.broadcast_to(rows[0, :-1], worth.shape), worth)
+        return draw_given_residual(only[None], factor, root, precision, rng)
+    return draw_given_residual(unexplained(rows, worth), factor, root, precision, rng)
+
+
+def unexplained(rows: Array, worth: Array) -> Array:
+    """Pseudo-observations (k, groups, B) of y less what `worth` (c - 1, groups, B) accounts for."""
+    seen = np.broadcast_to(rows[:, :-1], (len(rows), *worth.shape))
+    return np.asarray(rows[:, -1] - np.einsum("icgb,cgb->igb", seen, worth))
+
+
+def draw_by_class(
+    residual: Array, distinct: Array, kind: NDArray[np.int64], root: Array, precision: Array, rng: np.random.Generator
+) -> Array:
+    """`draw_given_residual` where groups share their R: U = gain r + spread xi, with matrices found once a class.
+
+    `distinct` (k, k, classes) holds R of each class, `kind` (groups,) the class of each group.
+    """
+    k = root.shape[0]
+    scaled = np.einsum("iac,ajb->ijcb", distinct, root)
+    d = np.einsum("aicb,ajcb->ijcb", scaled, scaled) * precision
+    for i in range(k):
+        d[i, i] += 1.0
+    lower, inverse = linalg.cholesky(d), np.zeros_like(d)
+    for j in range(k):
+        unit = np.zeros(d.shape[1:])
+        unit[j] = 1.0
+        inverse[:, j] = linalg.solve_lower(lower, unit)
+    spread = np.einsum("iab,jacb->ijcb", root, inverse)
+    gain = np.einsum("ijcb,jacb,lacb->ilcb", spread, inverse, scaled) * precision
+    noise = rng.standard_normal(residual.shape)
+    out = np.empty_like(residual)
+    for each in range(distinct.shape[2]):
+        mine = np.flatnonzero(kind == each)
+        r, xi = residual[:, mine], noise[:, mine]
+        for i in range(k):
+            out[i, mine] = sum(gain[i, j, each] * r[j] + spread[i, j, each] * xi[j] for j in range(k))
+    return out
+
+
+def draw_given_residual(
+    residual: Array, factor: Array, root: Array, precision: Array, rng: np.random.Generator
+) -> Array:
+    """U = L v with v | r ~ N(D^-1 L'R' r, D^-1), D = I + L'R'R L: right also where L is 0.
+
+    Parameters
+    ----------
+    residual : (k, groups, B)
+        r: pseudo-observations less what the other effects account for.
+    factor : (k, k, groups, B), the last axis may be 1
+    root : (k, k, B)
+    precision : (B,)
+        Of the pseudo-observations.
+
+    Returns
+    -------
+    (k, groups, B)
+    """
+    k = root.shape[0]
+    if k == 1:
+        reach = factor[0, 0] * root[0, 0]
+        spread = 1.0 / (1.0 + reach**2 * precision)
+        centre = spread * precision * reach * residual[0]
+        return np.asarray(root[0, 0] * (centre + np.sqrt(spread) * rng.standard_normal(centre.shape)))[None]
+    scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, *residual.shape[1:])), root)
+    d = np.einsum("aigb,ajgb->ijgb", scaled, scaled) * precision
+    for i in range(k):
+        d[i, i] += 1.0
+    pull = np.einsum("aigb,agb->igb", scaled, residual) * precision
+    lower = linalg.cholesky(d)
+    v = linalg.solve_upper(lower, linalg.solve_lower(lower, pull) + rng.standard_normal(pull.shape))
+    return np.asarray(np.einsum("ijb,jgb->igb", root, v))
