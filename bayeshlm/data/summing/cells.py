@@ -2,9 +2,10 @@
 
 Categories are grouping columns here. Within a cell every indicator is 0 or 1, so products with indicators need no sums
 of their own; `bayeshlm.data.summing.assemble` puts them in afterwards. Summed are the numeric products of the design
-columns, then the response, each about a centre: in memory about each cell's own mean, elsewhere about a cheap preliminary mean
-(of the first rows), which the means then correct exactly: S about m is S about c less n (m - c)(m - c)'. Where that
-difference would cost digits, the cells are summed once more, each about nearly its own mean.
+columns, then the response, each about a centre: in memory about each cell's own mean, elsewhere about a cheap
+preliminary mean (of the first rows), which the means then correct exactly: S about m is S about c less
+n (m - c)(m - c)'. Where that difference would cost digits, the cells are summed once more, each
+about nearly its own mean.
 """
 
 from __future__ import annotations
