@@ -34,8 +34,13 @@ class BayeshlmWarning(UserWarning):
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether an error is a Rust library's panic: to Python no `Exception`, and of a class nobody can import."""
+    """Whether an error is a Rust library's panic: to Python no `Exception`, and of a class that cannot be imported."""
     return any(kind.__name__ == "PanicException" for kind in type(error).__mro__)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something went wrong, as opposed to a wish to stop (Ctrl-C, SystemExit)."""
+    return isinstance(error, Exception) or is_panic(error)
 
 
 def listed(names: object, limit: int = 10) -> str:

@@ -72,7 +72,7 @@ class Compiled:
         if bound is None:
             function = self.model.logp_dlogp_function(ravel_inputs=True)
             function.set_extra_values({})
-            return lambda x: tuple(function(x))  # type: ignore[arg-type,return-value]  # PyMC's (value, gradient)
+            return lambda x: tuple(function(x))
         address, data = bound.compiled_logp_func.address, bound.user_data.ctypes.data
         call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(address)
 
@@ -236,10 +236,12 @@ def _sample(bound: Any, *, draws: int, chains: int, seed: int, progress: bool) -
         _cancel(running)
         if not (isinstance(error, RuntimeError) or is_panic(error)):
             raise
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(
-            f"NUTS could not sample this model ({told}). Rescale the response, or tighten vague priors."
-        ) from error
+        raise _could_not(error) from error
+
+
+def _could_not(error: BaseException) -> EngineError:
+    told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return EngineError(f"NUTS could not sample this model ({told}). Rescale the response, or tighten vague priors.")
 
 
 def _cancel(running: Any) -> None:
@@ -268,11 +270,14 @@ def _sample_pymc(
     with warnings.catch_warnings():
         # Without a BLAS of the system's PyTensor warns; the model's products are too small for it to matter.
         warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS", category=UserWarning)
-        tree: xr.DataTree = pm.sample(
-            draws, tune=TUNE, chains=chains, cores=1, nuts_sampler="pymc", random_seed=seed, progressbar=progress,
-            initvals=starts, nuts={"init": "adapt_diag", "target_accept": TARGET_ACCEPT},
-            compute_convergence_checks=False, var_names=_wanted(statistics), model=model,
-        )  # fmt: skip
+        try:
+            tree: xr.DataTree = pm.sample(
+                draws, tune=TUNE, chains=chains, cores=1, nuts_sampler="pymc", random_seed=seed, progressbar=progress,
+                initvals=starts, init="adapt_diag", target_accept=TARGET_ACCEPT, compute_convergence_checks=False,
+                var_names=_wanted(statistics), model=model,
+            )  # fmt: skip
+        except RuntimeError as error:  # PyMC's SamplingError is one
+            raise _could_not(error) from error
     return tree
 
 

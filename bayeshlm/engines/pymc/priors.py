@@ -25,9 +25,7 @@ from bayeshlm.spec.priors import (
 LOCATED = (Normal, StudentT, Cauchy, Flat)  # densities that may be shifted along the line
 
 
-def coefficient(
-    name: str, prior: Prior, *, shift: Any = 0.0, scale: Any = 1.0, dims: tuple[str, ...] = ()
-) -> Any:
+def coefficient(name: str, prior: Prior, *, shift: Any = 0.0, scale: Any = 1.0, dims: tuple[str, ...] = ()) -> Any:
     """A coefficient; for priors of `LOCATED`, what is `scale` times one with the prior's location moved by `shift`."""
     import pymc as pm
 

@@ -34,7 +34,9 @@ TRIALS = 20  # starting points looked at to see how far from the mode they may b
 FURTHEST = 30  # halvings of that distance
 BULK = (0.05, 0.95)  # quantiles of a prior that a guess stays between
 PRIOR_DRAWS = 2001
-PROBE = 1e-4  # of a coordinate's unit: step of the differences that curvature is taken from
+PROBE = 1e-4  # of the spread: step of the differences that curvature is taken from
+ROUNDS = 3  # of curvature and optimisation
+CLOSE = 0.01  # of a standard deviation: gradient at which the mode is reached
 GUESS = 0.5  # of the groups' standard deviation, relative to the response's where effects add to it
 WORST = 1e300  # in place of an infinite density: an optimiser computes with it
 
@@ -93,52 +95,66 @@ def find_start(
     EngineError
         Where the density has no finite value at the guesses that everything starts from.
     """
+    with np.errstate(all="ignore"):  # what overflows on the way is no place to start from, and no more than that
+        return _start(slots, statistics, observations, plans, density)
+
+
+def _start(
+    slots: Slots, statistics: Statistics, observations: Observations, plans: tuple[Plan, ...], density: Density
+) -> Start:
     guesses, held = _guesses(slots, statistics, observations, plans)
     x = np.zeros(slots.size)
-    for (name, place), value in zip(slots.places.items(), slots.forward(*guesses.values()), strict=True):
+    for place, value in zip(slots.places.values(), slots.forward(*guesses.values()), strict=True):
         x[place] = np.nan_to_num(np.ravel(value))
     top, gradient = density(x)
     if not (math.isfinite(top) and np.isfinite(gradient).all()):
         raise EngineError(
-            "The density of the model has no finite value where NUTS starts: responses, offsets or weights are too large "
-            "or too small for its numbers. Rescale the response, or tighten vague priors."
+            "The density of the model has no finite value where NUTS starts: responses, offsets or weights are too "
+            "large or too small for its numbers. Rescale the response, or tighten vague priors."
         )
     free = np.ones(slots.size, dtype=bool)
     for name in held:
         free[slots.places[name]] = False
-    if free.any():
-        x[free] = _mode(density, x, free)
-    spread = _spread(slots, density, x, free)
+    spread = np.ones(slots.size)
+    for _ in range(ROUNDS):  # the optimiser steps in units of the spread, which is another one where it arrives
+        spread = _spread(slots, density, x, spread, free)
+        x = _mode(density, x, spread, free)
     return Start(x, spread * _reach(density, x, spread))
 
 
-def _mode(density: Density, x: Array, free: Array) -> Array:
-    """The free coordinates where the density is highest, the others held."""
+def _mode(density: Density, x: Array, spread: Array, free: Array) -> Array:
+    """The point nearby whose free coordinates have the highest density, the others held."""
+    if not free.any():
+        return x
 
-    def negative(part: Array) -> tuple[float, Array]:
+    def at(steps: Array) -> Array:
         point = x.copy()
-        point[free] = part
-        value, gradient = density(point)
+        point[free] += spread[free] * steps
+        return point
+
+    def negative(steps: Any) -> tuple[float, Array]:
+        value, gradient = density(at(steps))
         if not (math.isfinite(value) and np.isfinite(gradient).all()):
-            return WORST, np.zeros(len(part))
-        return -value, -gradient[free]
+            return WORST, np.zeros(len(steps))
+        return -value, -gradient[free] * spread[free]
 
-    found = minimize(negative, x[free], jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxcor": 20})
-    return np.asarray(found.x if found.fun < WORST else x[free])
+    options: Any = {"maxiter": STEPS, "maxcor": 20, "gtol": CLOSE, "ftol": float(np.finfo(float).eps)}
+    found = minimize(negative, np.zeros(int(free.sum())), jac=True, method="L-BFGS-B", options=options)
+    return at(found.x) if found.fun < WORST else x
 
 
-def _spread(slots: Slots, density: Density, x: Array, free: Array) -> Array:
+def _spread(slots: Slots, density: Density, x: Array, before: Array, free: Array) -> Array:
     """Half widths: a standard deviation of each coordinate given all others, by the curvature at x.
 
     All groups of an effect are probed at once, by random signs: given what is above and below them they do not depend
-    on each other. What is held, and not at its mode, has at most a width of 1.
+    on each other. `before` is what is thought so far. What is held, and not at its mode, has at most a width of 1.
     """
-    rng, spread = np.random.default_rng(0), np.ones(slots.size)
+    rng, spread = np.random.default_rng(0), before.copy()
     for name, place in slots.places.items():
         indices = np.arange(slots.size)[place].reshape(slots.shapes[name])
         for part in indices.reshape(len(indices), -1).T if indices.ndim else indices.reshape(1, 1):
             step = np.zeros(slots.size)
-            step[part] = PROBE * rng.choice([-1.0, 1.0], len(part))
+            step[part] = PROBE * before[part] * rng.choice([-1.0, 1.0], len(part))
             curvature = (density(x - step)[1] - density(x + step)[1])[part] / (2 * step[part])
             known = np.isfinite(curvature) & (curvature > 0)
             spread[part[known]] = 1 / np.sqrt(curvature[known])
