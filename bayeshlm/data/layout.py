@@ -122,6 +122,12 @@ def categorical_columns(model: Model, numeric: Mapping[str, bool]) -> tuple[str,
     return tuple(dict.fromkeys(found))
 
 
+def bare_columns(model: Model) -> tuple[str, ...]:
+    """Columns that terms name as they are, not in ``C( )`` nor in an expression."""
+    factors = [factor for term in _all_terms(model) for factor in term.factors]
+    return tuple(dict.fromkeys(str(factor.node.value) for factor in factors if factor.node.kind == "column"))
+
+
 def numeric_columns(model: Model, layout: Layout) -> dict[str, bool]:
     """Column -> whether it entered the layout as numbers (a column may also enter as `C(g)`)."""
     bare = {node.value for column in layout.columns for node in column.numeric if node.kind == "column"}
