@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from bayeshlm.errors import DataError, listed
+from bayeshlm.errors import DataError, PriorError, listed
 from bayeshlm.spec.expressions import Node
-from bayeshlm.spec.model import Model
-from bayeshlm.spec.terms import Factor, GroupTerm, Term
+from bayeshlm.spec.model import DEFAULT_CORRELATION, Model
+from bayeshlm.spec.terms import Factor, GroupTerm, Term, check_matrices
 
 Indicator = tuple[str, Any]  # (column, category)
 
@@ -45,7 +45,8 @@ class Block:
     labels : tuple
         Labels of its categories; empty for a scalar.
     dim : str
-        Name of the dimension of `labels`.
+        Name of the dimension of `labels`: `cltype_dim`, of group-specific effects `cltype|school_dim`, since one factor
+        may be coded in different ways in different places.
     """
 
     name: str
@@ -78,6 +79,10 @@ class Level:
     @property
     def columns(self) -> tuple[int, ...]:
         return tuple(index for block in self.blocks for index in block.columns)
+
+    @property
+    def correlation_name(self) -> str:
+        return f"corr|{self.name}"
 
     @property
     def effect_labels(self) -> tuple[str, ...]:
@@ -171,6 +176,26 @@ def bind(
     return Layout(columns, common, levels, dict(categories), dict(constants), declared, spread)
 
 
+def bound_model(model: Model, layout: Layout) -> Model:
+    """The model with a prior for the correlations that its columns turn out to have, where `Model` could not know.
+
+    Raises
+    ------
+    PriorError
+        For a prior of correlations between the columns of a bar that has one column only.
+    """
+    found = {level.correlation_name for level in layout.levels if level.correlated}
+    unsure = [group for group in model.terms.groups if group.has_matrix is None]
+    given = {group.correlation_name for group in unsure} & set(model.parameters)
+    if given - found:
+        raise PriorError(
+            f"A prior is given for {listed(sorted(given - found))}, but there is one effect a group and nothing to be "
+            "correlated: the column is a number. Leave the prior out, or write C(x) for categories."
+        )
+    lacking = {group.correlation_name for group in unsure} & found - given
+    return model.with_priors(dict.fromkeys(sorted(lacking), DEFAULT_CORRELATION)) if lacking else model
+
+
 def residual_column(model: Model) -> str | None:
     """The column whose categories have a `sigma` each."""
     return None if model.terms.sigma is None else next(model.terms.sigma.node.columns())
@@ -187,8 +212,9 @@ def _level(builder: _Builder, groups: list[GroupTerm]) -> Level:
             block = builder.block(effect, group.effect_name(effect), group.effects)
             blocks.append(block)
             position += len(block.columns)
-        if group.correlated:
+        if group.correlated and position - start > 1:
             correlated.append(tuple(range(start, position)))
+    check_matrices([first.level_name] * len(correlated))
     return Level(first.level_name, first.level, tuple(blocks), tuple(correlated))
 
 
@@ -224,7 +250,7 @@ class _Builder:
         if not term.factors or all(_category(factor, self.numeric) is None for factor in term.factors):
             return Block(name, indices)
         flat = tuple(label[0] if len(label) == 1 else ", ".join(map(str, label)) for label in labels)
-        return Block(name, indices, flat, f"{term.name}_dim")
+        return Block(name, indices, flat, f"{name}_dim")
 
     def _add(self, column: Column) -> int:
         if column.key not in self._index:

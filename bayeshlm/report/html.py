@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bayeshlm.errors import DataError
+from bayeshlm.storage.whole import write_whole
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,7 +55,8 @@ def report(
     Raises
     ------
     DataError
-        If `by` cannot be compared, the tree is no posterior of `fit`, or the folder does not exist.
+        If `by` cannot be compared, the tree is no posterior of `fit`, or the folder does not exist or cannot be written
+        to.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -102,22 +103,8 @@ def _finalize(value: Any) -> Any:
 
 
 def _write(target: Path, text: str) -> None:
-    """To a temporary file in the same folder first, so that a reader never meets half a report."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    """Whole or not at all, so that a reader never meets half a report."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    """The process's file mode mask: a temporary file is private, a report is as public as any other file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        write_whole(target, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+    except OSError as error:
+        raise DataError(f"{str(target)!r} cannot be written: {error.strerror or error}.") from error

@@ -219,7 +219,7 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
     repeated = [level for level in levels if len(set(level)) < len(level)]
     if repeated:
         raise FormulaError(f"{shown_term!r} uses a grouping column twice.")
-    return [GroupTerm(terms, level, correlated and len(terms) > 1) for level in levels]
+    return [GroupTerm(terms, level, correlated) for level in levels]
 
 
 def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]:

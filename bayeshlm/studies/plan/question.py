@@ -64,7 +64,8 @@ def ask(
         raise DesignError("target= needs costs=, to say which design that meets it is the cheapest.")
     effects = [group.effect_name(effect) for group in model.terms.groups for effect in group.effects]
     named = {
-        str(matching(name, [*model.parameters, *effects]) or name): value for name, value in (params or {}).items()
+        str(matching(name, [*model.possible_parameters, *effects]) or name): value
+        for name, value in (params or {}).items()
     }
     if "sigma" in named and np.ndim(named["sigma"]) == 0 and named["sigma"] == 0:
         raise DesignError(
