@@ -283,11 +283,9 @@ class Comparison:
         return f"{a} against {b}: {self.shown(figures)}, larger with probability {p}."
 
     def _ends(self) -> str:
-        table = self.table
-        largest, smallest = table[self.effect].idxmax(), table[self.effect].idxmin()
-        p = self.probability(float(table["p_largest"].loc[largest]))
-        q = self.probability(float(table["p_smallest"].loc[smallest]))
-        return f"Largest: {self.by} {largest} (probability {p}); smallest: {smallest} ({q})."
+        largest, smallest = self.table["p_largest"], self.table["p_smallest"]
+        p, q = self.probability(float(largest.max())), self.probability(float(smallest.max()))
+        return f"Largest: {self.by} {largest.idxmax()} (probability {p}); smallest: {smallest.idxmax()} ({q})."
 
     def _slope_sentence(self) -> str:
         assert self.slope is not None
