@@ -16,6 +16,7 @@ from bayeshlm.data.checks.clusters import few_groups
 from bayeshlm.data.checks.table import check_statistics
 from bayeshlm.data.compress import compress
 from bayeshlm.data.default_priors import scale_priors
+from bayeshlm.data.layout import bound_model
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_to_dataset
 from bayeshlm.data.table import Table, table_to_dataset, tabulate
@@ -196,6 +197,7 @@ def _with_model(statistics: Statistics, model: Model) -> Statistics:
 
 def _complete(model: Model, statistics: Statistics) -> tuple[Model, list[str]]:
     """Make every prior explicit; for families that need a scale it comes from the statistics, and is said."""
+    model = bound_model(model, statistics.layout)
     missing = model.missing_priors
     if not missing:
         return model.with_priors(model.complete_priors), []

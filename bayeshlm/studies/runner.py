@@ -7,12 +7,13 @@ each, so that neither order, number nor kind of the workers changes a bit of the
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,8 @@ def run(
     Raises
     ------
     DesignError
-        Before any work, for impossible arguments. What a replicate raises becomes a row of `failures`.
+        Before any work, for impossible arguments and a store that cannot be written to; later where it takes no more
+        (a full disk). What a replicate raises becomes a row of `failures`.
     """
     check_arguments(replicates, random_seed, n_jobs, store=store)
     entropy = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
@@ -148,8 +150,11 @@ def run(
         outcomes = {outcome.index: outcome for outcome in found if outcome is not None}
     resumed = len(outcomes)
     todo = [index for index in range(replicates) if index not in outcomes]
-    with Bar(description, replicates, resumed, shown=progress and bool(todo)) as bar:
-        for outcome in _outcomes(task, todo, entropy, n_jobs):
+    with (
+        Bar(description, replicates, resumed, shown=progress and bool(todo)) as bar,
+        contextlib.closing(_outcomes(task, todo, entropy, n_jobs)) as finished,  # whatever ends this ends the work
+    ):
+        for outcome in finished:
             outcomes[outcome.index] = outcome
             if shelf is not None and not outcome.error:
                 shelf.save(outcome)
@@ -237,7 +242,7 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
-def _outcomes(task: Task, todo: Sequence[int], entropy: int, n_jobs: int | None) -> Iterator[Outcome]:
+def _outcomes(task: Task, todo: Sequence[int], entropy: int, n_jobs: int | None) -> Generator[Outcome]:
     """Every replicate's outcome as it finishes; a worker that dies costs the replicate that killed it."""
     died = _deaths()
     left, pace = dict.fromkeys(todo), Pace()

@@ -20,7 +20,7 @@ def common(text):
 
 
 def groups(text):
-    return [([e.name for e in g.effects], g.level, g.correlated) for g in parse_formula(text).groups]
+    return [([e.name for e in g.effects], g.level, g.has_matrix) for g in parse_formula(text).groups]
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_common_terms(text, terms):
         ("y ~ (1 + x | g)", [(["Intercept", "x"], ("g",), True)]),
         ("y ~ (x|g)", [(["Intercept", "x"], ("g",), True)]),
         ("y ~ (x||g)", [(["Intercept", "x"], ("g",), False)]),
-        ("y ~ (0 + x|g)", [(["x"], ("g",), False)]),
-        ("y ~ (x - 1 | g)", [(["x"], ("g",), False)]),
+        ("y ~ (0 + x|g)", [(["x"], ("g",), None)]),
+        ("y ~ (x - 1 | g)", [(["x"], ("g",), None)]),
         ("y ~ (log(x)|`my g`)", [(["Intercept", "log(x)"], ("my g",), True)]),
-        ("y ~ (1|a:b) + (0 + x|b:a)", [(["Intercept"], ("a", "b"), False), (["x"], ("a", "b"), False)]),
+        ("y ~ (1|a:b) + (0 + x|b:a)", [(["Intercept"], ("a", "b"), False), (["x"], ("a", "b"), None)]),
     ],
 )
 def test_group_terms(text, expected):

@@ -6,7 +6,8 @@ import math
 
 import narwhals as nw
 
-from bayeshlm.data.frames.rows import Rows, collect
+from bayeshlm.data.frames.reading import collect
+from bayeshlm.data.frames.rows import Rows
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.model import Model
 
