@@ -212,7 +212,8 @@ def _rope_difference(posterior: xr.DataTree) -> tuple[float, float]:
 def _caution(statistics: Statistics, question: Question) -> str:
     if question.level is not None:
         return few_children(statistics, question.level) or ""
-    mine = {question.column, f"C({question.column})"}
+    terms = statistics.model.terms.common
+    mine = {term.name for term in terms if {c for f in term.factors for c in f.node.columns()} == {question.column}}
     return " ".join(text for name, text in few_groups(statistics).items() if name in mine)
 
 

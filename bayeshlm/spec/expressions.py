@@ -27,11 +27,23 @@ OPERATORS: dict[type[ast.operator], str] = {
 MAX_DEPTH = 50
 
 
+class Quoted(str):
+    """A category that stands in quotes in a formula, and is no column."""
+
+    __slots__ = ()
+
+    @property
+    def shown(self) -> str:
+        mark = "'" if '"' in self else '"'
+        return f"{mark}{self}{mark}"
+
+
 @dataclass(frozen=True)
 class Node:
-    """One node of an expression: `kind` is column, number, call or operator.
+    """One node of an expression: `kind` is column, number, call, operator or label.
 
-    `value` holds the column's name, the number, the function's name or the operator's sign.
+    `value` holds the column's name, the number, the function's name, the operator's sign, or a category as text: the
+    reference, which may be the second child of `C`.
     """
 
     kind: str
@@ -42,6 +54,11 @@ class Node:
     def categorical(self) -> bool:
         """True for `C(g)`."""
         return self.kind == "call" and self.value == "C"
+
+    @property
+    def reference(self) -> str | None:
+        """`usual care` of ``C(arm, Treatment("usual care"))``; None where the order of the categories tells."""
+        return str(self.children[1].value) if self.categorical and len(self.children) == 2 else None
 
     def columns(self) -> Iterator[str]:
         """Names of the columns below this node, as they occur."""
@@ -83,14 +100,17 @@ def parse_expression(source: str, names: Mapping[str, str]) -> Node:
 def shown(source: str, names: Mapping[str, str]) -> str:
     """The text with placeholders turned back into the user's names, in backticks where they need them."""
     for placeholder, name in names.items():
-        source = source.replace(placeholder, name if name.isidentifier() else f"`{name}`")
+        if isinstance(name, Quoted):
+            source = source.replace(placeholder, name.shown)
+        else:
+            source = source.replace(placeholder, name if name.isidentifier() else f"`{name}`")
     return source
 
 
 def _read(tree: ast.expr, names: Mapping[str, str], text: str, depth: int) -> Node:
     if depth > MAX_DEPTH:
         raise FormulaError(f"{text[:60]!r}... is nested deeper than {MAX_DEPTH} levels; compute the column beforehand.")
-    if isinstance(tree, ast.Name):
+    if isinstance(tree, ast.Name) and not isinstance(names.get(tree.id), Quoted):
         return Node("column", names.get(tree.id, tree.id))
     if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float) and not isinstance(tree.value, bool):
         try:
@@ -125,23 +145,35 @@ def _read_call(tree: ast.Call, function: str, names: Mapping[str, str], text: st
         raise FormulaError(
             f"Unknown function {function!r} in {text!r}; known are {', '.join(KNOWN)}. {instead}".strip()
         )
-    if function == "C" and len(tree.args) != 1:
-        raise FormulaError(
-            f"{text!r}: C() takes one column. Its reference is the first category: give the column an order (a "
-            "categorical type), or ask bayeshlm.compare(..., reference=). For the categories of two columns together "
-            "write C(a):C(b)."
-        )
-    if len(tree.args) != 1 or isinstance(tree.args[0], ast.Starred):
+    most = 2 if function == "C" else 1
+    if not 1 <= len(tree.args) <= most or isinstance(tree.args[0], ast.Starred):
         raise FormulaError(f"{function}() in {text!r} takes one argument, got {len(tree.args)}.")
     child = _read(tree.args[0], names, text, depth + 1)
+    label = (_read_reference(tree.args[1], names, text),) if len(tree.args) == 2 else ()
     if function == "C" and (child.kind != "column" or depth > 0):
         raise FormulaError(
-            f"C() in {text!r} takes one column and stands alone, as in C(grade). Categories of anything else are "
-            "computed as a column beforehand."
+            f'C() in {text!r} takes one column and stands alone, as in C(grade) or C(arm, Treatment("usual care")). '
+            "Categories of anything else are computed as a column beforehand."
         )
     if function in STATEFUL and any(child.stateful()):
         raise FormulaError(f"{text!r}: center() and scale() cannot be nested.")
-    return child if function == "I" else Node("call", function, (child,))
+    return child if function == "I" else Node("call", function, (child, *label))
+
+
+def _read_reference(tree: ast.expr, names: Mapping[str, str], text: str) -> Node:
+    """The reference of ``C(arm, Treatment("usual care"))``, a category in quotes or a whole number."""
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "Treatment":
+        given = [*tree.args, *(word.value for word in tree.keywords if word.arg == "reference")]
+        label = given[0] if len(given) == 1 == len(tree.args) + len(tree.keywords) else None
+        word = names.get(label.id, label.id) if isinstance(label, ast.Name) else ""
+        if isinstance(word, Quoted) or word in ("True", "False"):
+            return Node("label", str(word))
+        if isinstance(label, ast.Constant) and isinstance(label.value, int):
+            return Node("label", str(label.value))
+    raise FormulaError(
+        f'{text!r}: the second argument of C() is the reference, as in C(arm, Treatment("usual care")); a category in '
+        "quotes, or a whole number. For the categories of two columns together write C(a):C(b)."
+    )
 
 
 def compile_expression(node: Node, column: Callable[[str], Any], constants: Mapping[Node, tuple[float, float]]) -> Any:

@@ -42,6 +42,8 @@ def our_spelling(tree: ast.expr, known: tuple[str, ...], show: Callable[[str], s
             return f"A column whose name holds dots is written in backticks: `{show(ast.unparse(tree))}`."
     except RecursionError:  # thousands of names in a chain are nobody's spelling
         return ""
+    if isinstance(tree, ast.Name) and show(tree.id)[:1] in ("'", '"'):
+        return f"A column's name is written in backticks, not in quotes: `{show(tree.id)[1:-1]}`."
     if isinstance(tree, ast.Subscript):
         return "Columns are written by their names alone, as in y ~ x."
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):

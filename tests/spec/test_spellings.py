@@ -23,6 +23,7 @@ INSTEAD = {
     "y ~ log(my.x)": ("written in backticks: `my.x`.", "y ~ log(`my.x`)"),
     "y ~ (1 | my.g)": ("written in backticks: `my.g`.", "y ~ (1 | `my.g`)"),
     "y ~ Q('a b')": ("written in backticks: `a b`.", "y ~ `a b`"),
+    "y ~ 'a b'": ("in backticks, not in quotes: `a b`.", "y ~ `a b`"),
     "y ~ (1 | C(g))": ("Groups are categories already: (1 | g).", "y ~ (1 | g)"),
     "y ~ (1 + x | as.factor(g))": ("Groups are categories already: (1 | g).", "y ~ (1 + x | g)"),
     "cbind(a, b) ~ x": ("p(successes, trials)", "p(a, n) ~ x"),

@@ -109,7 +109,8 @@ def check_statistics(statistics: Statistics) -> None:
         One message with every problem found.
     """
     problems = [
-        *_one_category(statistics), *_constant_response(statistics), *_aliased(statistics), *_levels(statistics),
+        *_one_category(statistics), *_no_reference(statistics), *_constant_response(statistics), *_aliased(statistics),
+        *_levels(statistics),
         *one_group_an_arm(statistics),
     ]  # fmt: skip
     if problems:
@@ -151,6 +152,16 @@ def _one_category(statistics: Statistics) -> list[str]:
         f"Column {name!r} has one category only ({values[0]!r}): it has no effect to estimate."
         for name, values in statistics.layout.categories.items()
         if len(values) < 2
+    ]
+
+
+def _no_reference(statistics: Statistics) -> list[str]:
+    """References that the formula names and no row has."""
+    categories = statistics.layout.categories
+    return [
+        f"The reference {reference!r} is no category of {name!r} that occurs: there are {listed(categories[name], 20)}."
+        for name, reference in statistics.model.terms.references().items()
+        if name in categories and reference not in map(str, categories[name])
     ]
 
 
