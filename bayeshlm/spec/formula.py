@@ -12,6 +12,7 @@ from typing import Any
 
 from bayeshlm.errors import FormulaError, listed
 from bayeshlm.spec.expressions import Quoted, parse_expression, shown
+from bayeshlm.spec.spellings import ALL_COLUMNS, DOT, OPERATORS, of_grouping
 from bayeshlm.spec.terms import (
     Factor,
     Formula,
@@ -217,8 +218,8 @@ def _group_bar(item: str, text: str, names: Mapping[str, str]) -> tuple[str, str
     match = re.fullmatch(r"\(([^()|]*(?:\([^|]*\)[^()|]*)*)(\|\|?)([^()|]*)\)", item)
     if match is None:
         raise FormulaError(
-            f"Cannot read {shown(item, names)!r}: group-specific effects are written (1 | g), (1 + x | g), "
-            "(x || g) or (1 | a/b), each in its own brackets."
+            f"Cannot read {shown(item, names)!r}: group-specific effects are written (1 | g), (1 + x | g), (x || g) or "
+            f"(1 | a/b), each in its own brackets. {of_grouping(item, lambda source: shown(source, names))}".strip()
         )
     return match[1], match[3], match[2] == "|"
 
@@ -235,7 +236,8 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
         columns = [name.strip() for name in part.split(":")]
         if not all(name.isidentifier() and not isinstance(names.get(name), Quoted) for name in columns):
             raise FormulaError(
-                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks."
+                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks. "
+                f"{of_grouping(grouping, lambda source: shown(source, names))}".strip()
             )
         levels.append((*(levels[-1] if levels else ()), *(names.get(name, name) for name in columns)))
     repeated = [level for level in levels if len(set(level)) < len(level)]
@@ -249,6 +251,8 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
     from formulaic.errors import FormulaicError
     from formulaic.parser import DefaultFormulaParser
 
+    if DOT.search(source):
+        raise FormulaError(f"{shown(text, names)!r}: {ALL_COLUMNS}")
     parser = DefaultFormulaParser(include_intercept=True)
     try:
         _work(parser.get_ast(f"~ {source}"), names, shown(text, names))
@@ -258,7 +262,10 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
         raise
     except (FormulaicError, SyntaxError, ValueError, TypeError, AttributeError, RecursionError, KeyError) as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
-        raise FormulaError(f"Cannot parse {shown(text, names)!r}: {reason[0] if reason else 'syntax'}") from error
+        sign = re.search(r"Unknown operator '(.)", str(error))
+        instead = OPERATORS.get(sign[1], "") if sign else ""
+        said = f"Cannot parse {shown(text, names)!r}: {reason[0] if reason else 'syntax'}"
+        raise FormulaError(f"{said} {instead}".strip()) from error
     terms = []
     for formulaic_term in formulaic_terms:
         sources = [str(factor.expr) for factor in formulaic_term.factors]

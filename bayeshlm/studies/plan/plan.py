@@ -15,7 +15,7 @@ from bayeshlm.data.checks.table import check_statistics
 from bayeshlm.data.layout import Layout
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.exact.build import unsupported
-from bayeshlm.errors import BayeshlmError, BayeshlmWarning, DesignError, EngineError, listed
+from bayeshlm.errors import BayeshlmError, BayeshlmWarning, DesignError, EngineError, is_failure, listed
 from bayeshlm.posterior.question import resolve
 from bayeshlm.posterior.values import values_of
 from bayeshlm.simulation.design import Design
@@ -148,7 +148,9 @@ class Task:
             try:
                 found, sizes[k], typical[k], quick[k] = one(question, fixed(design, streams), layout, streams)
                 scores[k] = [found[name] for name in SCORES]
-            except Exception as raised:  # whatever ends one design's fit is a row of the failures, and the others go on
+            except BaseException as raised:  # whatever ends one design's fit is a row of the failures; others go on
+                if not is_failure(raised):
+                    raise
                 errors[k] = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         return {
             "scores": scores, "sizes": sizes, "typical": typical, "quick": quick, "errors": np.array(errors),
