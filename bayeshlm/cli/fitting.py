@@ -47,6 +47,8 @@ class Request:
     chains: int
     seed: int | None
     missing: str
+    maximize: bool | None
+    reference: str | None
 
 
 def run(terminal: Terminal, request: Request) -> str:
@@ -80,7 +82,7 @@ def run(terminal: Terminal, request: Request) -> str:
 
     statistics = terminal.stage("read", read, rows_and_groups)
     data = statistics if model.moments_suffice else source
-    check_comparable(statistics, request.compare)
+    check_comparable(statistics, request.compare, request.reference)
     terminal.stage("start", load_libraries)
     from bayeshlm.fit import fit
 
@@ -99,13 +101,17 @@ def run(terminal: Terminal, request: Request) -> str:
         lambda p: f"{request.chains} chains of {request.draws:,} draws, {p.attrs['engine']} engine",
     )
     found = terminal.stage("diagnose", lambda: judge(posterior))
-    comparisons = [compared(posterior, by, found) for by in request.compare]
-    write(terminal, posterior, out=request.out, report=request.report, by=next(iter(request.compare), None))
+    maximize, reference = request.maximize, request.reference
+    comparisons = [compared(posterior, by, found, maximize=maximize, reference=reference) for by in request.compare]
+    first = next(iter(request.compare), None)
+    write(terminal, posterior, out=request.out, report=request.report, by=first, maximize=maximize, reference=reference)
     show(terminal, posterior, found, comparisons)
     return found.status
 
 
-def report(terminal: Terminal, source: Path, *, out: Path, by: str | None) -> str:
+def report(
+    terminal: Terminal, source: Path, *, out: Path, by: str | None, maximize: bool | None, reference: str | None
+) -> str:
     """Write the report of a saved posterior. Its status: PASS, REVIEW or FAIL."""
     check_targets([(out, REPORT_SUFFIXES)])
     from bayeshlm.data.store import statistics_from_dataset
@@ -113,13 +119,13 @@ def report(terminal: Terminal, source: Path, *, out: Path, by: str | None) -> st
 
     posterior = terminal.stage("load", lambda: load_posterior(source), lambda _: str(source))
     if by is not None:
-        check_comparable(statistics_from_dataset(posterior["statistics"].to_dataset()), [by])
+        check_comparable(statistics_from_dataset(posterior["statistics"].to_dataset()), [by], reference)
     terminal.stage("start", load_libraries)
     found = terminal.stage("diagnose", lambda: judge(posterior))
-    write(terminal, posterior, out=None, report=out, by=by)
+    write(terminal, posterior, out=None, report=out, by=by, maximize=maximize, reference=reference)
     terminal.status(found.status, found.to_text())
     if by is not None:
-        decision(terminal, compared(posterior, by, found))
+        decision(terminal, compared(posterior, by, found, maximize=maximize, reference=reference))
     return found.status
 
 
@@ -169,18 +175,19 @@ def _number(text: str) -> float | None:
         return None
 
 
-def check_comparable(statistics: Statistics, names: Sequence[str]) -> None:
+def check_comparable(statistics: Statistics, names: Sequence[str], reference: str | None = None) -> None:
     """Refuse, before the fit, what cannot be compared after it. Raises DataError naming every such name."""
-    from bayeshlm.posterior.draws import find_level
+    from bayeshlm.posterior.question import resolve
+    from bayeshlm.posterior.values import check_reference
 
-    categories = list(statistics.layout.categories)
-    factors = {*categories, *(f"C({name})" for name in categories)}
-    unknown = [name for name in names if find_level(statistics, name) is None and name not in factors]
-    if unknown:
-        known = listed([level.name for level in statistics.layout.levels] + categories)
-        raise DataError(
-            f"Cannot compare {listed(unknown)}: neither a level nor a categorical common effect. There are {known}."
-        )
+    problems = []
+    for name in names:
+        try:
+            check_reference(statistics, resolve(statistics, name), reference)
+        except DataError as error:
+            problems.append(f"Cannot compare {name!r}: {error}")
+    if problems:
+        raise DataError(" ".join(problems))
 
 
 def judge(posterior: xr.DataTree) -> Diagnosis:
@@ -193,16 +200,21 @@ def judge(posterior: xr.DataTree) -> Diagnosis:
     return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
 
 
-def compared(posterior: xr.DataTree, by: str, found: Diagnosis) -> Comparison:
+def compared(
+    posterior: xr.DataTree, by: str, found: Diagnosis, *, maximize: bool | None, reference: str | None = None
+) -> Comparison:
     """A comparison under the diagnosis that is printed beside it."""
     import dataclasses
 
     from bayeshlm.posterior.compare import compare
 
-    return dataclasses.replace(compare(posterior, by), status=found.status)
+    return dataclasses.replace(compare(posterior, by, maximize=maximize, reference=reference), status=found.status)
 
 
-def write(terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, report: Path | None, by: str | None) -> None:
+def write(
+    terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, report: Path | None, by: str | None,
+    maximize: bool | None, reference: str | None = None,
+) -> None:  # fmt: skip
     """Save the posterior and write the report, where asked for."""
     if out is not None:
         from bayeshlm.posterior.store import save
@@ -211,7 +223,11 @@ def write(terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, repor
     if report is not None:
         from bayeshlm.report.html import report as write_report
 
-        terminal.stage("report", lambda: write_report(posterior, report, by=by), lambda p: str(p))
+        terminal.stage(
+            "report",
+            lambda: write_report(posterior, report, by=by, maximize=maximize, reference=reference),
+            lambda p: str(p),
+        )
 
 
 def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, comparisons: Sequence[Comparison]) -> None:
@@ -238,10 +254,14 @@ def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, compariso
     if (summary["kind"] == "derived").any():
         terminal.grid(tables.parameters(summary, "derived", "Shares of variance", residual_note(model)))
     if not comparisons:
-        levels = [group.level_name for group in model.terms.groups]
-        if levels:
+        from bayeshlm.posterior.draws import statistics_of
+        from bayeshlm.posterior.question import treatment
+
+        asked = treatment(statistics_of(posterior))
+        names = [group.level_name for group in model.terms.groups] if asked is None else [asked.name]
+        if names:
             terminal.out.print()
-            terminal.say(f"Which group is best? Ask with --compare, for example --compare {levels[0]}.", style="dim")
+            terminal.say(f"By how much? Which is better? Ask, as in --compare {names[0]} --maximize.", style="dim")
 
 
 def without_groups(posterior: xr.DataTree) -> xr.DataTree:
@@ -259,12 +279,12 @@ def without_groups(posterior: xr.DataTree) -> xr.DataTree:
 
 
 def decision(terminal: Terminal, comparison: Comparison) -> None:
-    """Verdict, groups, contrasts with the best: one record behind all three."""
+    """Verdict, groups, contrasts: one record behind all three."""
     from bayeshlm.cli import tables
 
     terminal.verdict(comparison.verdict(), comparison.status)
     terminal.grid(tables.comparison(comparison))
-    if len(comparison.table) > 1:
+    if len(comparison.pairs):
         terminal.out.print()
         terminal.grid(tables.contrasts(comparison))
 

@@ -87,7 +87,7 @@ def plan(terminal: Terminal, request: Request) -> str:
 
         return planned(
             study.model, study.designs, decide=study.decide, params=study.plan_params, costs=study.costs,
-            target=study.target, maximize=True if study.maximize is None else study.maximize, **request.options(),
+            target=study.target, maximize=study.maximize, **request.options(),
         )  # fmt: skip
 
     def check(study: StudyFile) -> None:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bayeshlm.cli.interrupts import interrupts_counted
-from bayeshlm.errors import BayeshlmError, BayeshlmWarning
+from bayeshlm.errors import BayeshlmError, BayeshlmWarning, is_failure
 
 # Exit codes: 70 as in sysexits.h, 130 as shells report SIGINT.
 NOT_CONVERGED, USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 1, 2, 70, 130
@@ -178,7 +178,9 @@ def session() -> Iterator[Terminal]:
             terminal.stop_if_interrupted()
         except typer.Exit:
             raise
-        except (KeyboardInterrupt, Exception) as error:
+        except BaseException as error:
+            if not (isinstance(error, KeyboardInterrupt) or is_failure(error)):
+                raise
             if terminal.signals or isinstance(error, KeyboardInterrupt):
                 terminal.fail("Interrupted. No file was left half written.")
                 raise typer.Exit(INTERRUPTED) from error

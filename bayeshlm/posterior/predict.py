@@ -15,7 +15,8 @@ from bayeshlm.data.groups import combine, joined_labels
 from bayeshlm.data.layout import Layout, residual_column
 from bayeshlm.engines.progress import progress_bar
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
-from bayeshlm.posterior.draws import common_draws, dataset, find_level, flat, model_of, new_effects, statistics_of
+from bayeshlm.posterior.draws import common_draws, dataset, flat, model_of, new_effects, statistics_of
+from bayeshlm.posterior.question import grouping_columns
 from bayeshlm.simulation import responses
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.terms import variable_name
@@ -57,7 +58,8 @@ def predict(
         Groups that the fit did not see: draw their effects from the population (a child of a known group keeps its
         parent's effect), one draw for each new group and posterior draw, shared by all its rows; or refuse them.
     by : str, optional
-        Average the predictions over the rows of each group: a level, or any column of `data`.
+        Average the predictions over the rows of each group: a column of the common effects, a level (`method`,
+        `method:instructor`, or its last column `instructor`), or any other column of `data`.
     random_seed : int, optional
         For new groups and responses; None draws one and stores it.
     progress : bool
@@ -82,8 +84,7 @@ def predict(
     _check(model, kind, new_groups, random_seed)
     seed = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
     layout, members = statistics.layout, statistics.members
-    level = None if by is None else find_level(statistics, by)
-    keys = () if by is None else level.keys if level is not None else (by,)
+    keys = () if by is None else grouping_columns(statistics, by)
     if by is not None and variable_name(by) in ("chain", "draw"):
         raise DataError(f"by={by!r} is also a dimension of every posterior; rename the column.")
     rows = bind_rows(

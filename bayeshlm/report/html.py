@@ -21,7 +21,15 @@ STUDIES = {"plan": "bayeshlm.report.plan_page", "sbc": "bayeshlm.report.sbc_page
            "recover": "bayeshlm.report.recover_page"}  # fmt: skip
 
 
-def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *, by: str | None = None) -> Path:
+def report(
+    posterior: xr.DataTree | xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    by: str | None = None,
+    reference: Any = None,
+    maximize: bool | None = None,
+    rope: tuple[float, float] | None = None,
+) -> Path:
     """Write a report on a posterior, or on the result of `sbc`, `recover` or `plan`, as one HTML file.
 
     Everything comes from the DataTree, so a posterior that was saved and loaded gives the same file. It needs no
@@ -33,9 +41,11 @@ def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *,
         Of `fit`, `sbc`, `recover` or `plan`.
     path : path
     by : str, optional
-        What to compare, as in `compare`. Default: a categorical common effect that is constant within the groups of a
-        level (a treatment given to groups; the first in the formula), else the outermost level with 2 to 60 groups,
-        else any categorical common effect. Where there is none of these the report has no verdict.
+        What to compare, as in `compare`. Default: a common effect that is constant within the groups of a level (a
+        treatment given to groups), else one with categories or of two values, else a number; always the first in the
+        formula. Groups of a level are compared only where `by` names it; without common effects there is no verdict.
+    reference, maximize, rope : optional
+        As in `compare`: without `maximize` nothing is chosen.
 
     Returns
     -------
@@ -55,14 +65,18 @@ def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *,
         raise DataError(f"{str(target)!r} is a folder; the report is a file, e.g. report.html.")
     kind = getattr(posterior, "attrs", {}).get("kind")
     if kind in STUDIES:
-        if by is not None:
-            raise DataError(f"by= belongs to the report of a posterior; this is a {kind}.")
+        asked = {"by": by, "reference": reference, "maximize": maximize, "rope": rope}
+        given = [f"{name}=" for name, value in asked.items() if value is not None]
+        if given:
+            verb = "belongs" if len(given) == 1 else "belong"
+            raise DataError(f"{' and '.join(given)} {verb} to the report of a posterior; this is a {kind}.")
         page = importlib.import_module(STUDIES[kind]).collect(posterior)
         _write(target, render(page, "study.html"))
     else:
         from bayeshlm.report.contents import collect
 
-        _write(target, render(collect(cast("xr.DataTree", posterior), by)))
+        tree = cast("xr.DataTree", posterior)
+        _write(target, render(collect(tree, by, maximize=maximize, reference=reference, rope=rope)))
     return target
 
 

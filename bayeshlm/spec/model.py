@@ -226,7 +226,7 @@ def matching(name: object, names: Iterable[str]) -> str | None:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[\s`]", "", variable_name(name))
+    return re.sub(r"[\s`]", "", variable_name(name)).replace("'", '"')
 
 
 def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeshlm.errors import BayeshlmWarning, DesignError, outside_package
+from bayeshlm.errors import BayeshlmWarning, DesignError, is_failure, outside_package
 from bayeshlm.studies.progress import Bar
 from bayeshlm.studies.store import Outcome, open_store
 
@@ -222,7 +222,9 @@ class Batch:
                 returned = self.task(index, np.random.SeedSequence(seed))
                 values = {name: np.asarray(value) for name, value in returned.items()}
                 error = _unfit(values)
-            except Exception as raised:  # whatever ends one replicate is a row, with its error and seed
+            except BaseException as raised:  # whatever ends one replicate is a row, with its error and seed
+                if not is_failure(raised):
+                    raise
                 values, error = {}, _told(raised)
         messages = tuple(dict.fromkeys(str(warning.message) for warning in caught))
         return Outcome(index, seed, {} if error else values, time.perf_counter() - began, messages, error)
@@ -233,7 +235,7 @@ def _unfit(values: Mapping[str, NDArray[Any]]) -> str:
     return f"The task returned objects, not numbers: {', '.join(objects)}" if objects else ""
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """The error with the place in which it arose, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].name}, line {frames[-1].lineno})" if len(frames) > 1 else ""

@@ -189,7 +189,8 @@ def _attrs(question: Question, results: Results, typical: float, log: bool, base
 
     attrs: dict[str, Any] = {
         "kind": "plan", "model": question.model.to_json(), "fit_model": question.fit_model.to_json(),
-        "decide": question.decide, "maximize": int(question.maximize), "prob": question.prob,
+        "decide": question.decide, "maximize": "" if question.maximize is None else int(question.maximize),
+        "prob": question.prob,
         "params": json.dumps({name: np.asarray(v).tolist() if not isinstance(v, Mapping) else dict(v)
                               for name, v in question.params.items()}, ensure_ascii=False, default=float),
         "costs": json.dumps(question.costs), "target": json.dumps(question.target),
