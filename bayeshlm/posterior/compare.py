@@ -157,7 +157,7 @@ def _pairs(
     if values.question.kind == "number" and not values.same:
         couples = [(other, first or 0) for other in indices if other != (first or 0)]
     elif values.same:
-        couples = [(a, b) for a, b in itertools.combinations(indices, 2) if values.same[a] == values.same[b]]
+        couples = [(b, a) for a, b in itertools.combinations(indices, 2) if values.same[a] == values.same[b]]
     elif len(labels) <= ALL_PAIRS:
         couples = list(itertools.combinations(indices, 2))
     else:

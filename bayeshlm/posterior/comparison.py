@@ -165,9 +165,9 @@ class Comparison:
         """The contrast to show where there is room for one: what leads against the runner-up, or the reference last."""
         if self.kind == "number":
             return self.table.index[-1], self.table.index[0]
-        if self.kind == "subgroups":  # the ends, where the subgroups are values of a number
+        if self.kind == "subgroups":
             labels = [label for label, arm in zip(self.values.labels, self.values.same, strict=True) if arm == 0]
-            return (labels[0], labels[1]) if isinstance(labels[0], str) else (labels[-1], labels[0])
+            return labels[-1], labels[0]
         return self._turned(self.leading, self.runner_up)
 
     def _turned(self, a: Any, b: Any) -> tuple[Any, Any]:
