@@ -225,7 +225,7 @@ def _tells(statistics: Statistics, question: Question) -> str:
         return "rows" if not levels else f"groups of {given.name!r}" if given is not None else "rows and groups"
     inside = [level for level in levels if set(level.keys) > set(question.level.keys)]
     inner = min(inside, key=lambda level: len(statistics.members[levels.index(level)]), default=None)
-    return "rows" if inner is None else f"groups of {inner.name!r} in each"
+    return "rows" if inner is None else f"groups of {inner.name!r} in each {question.level.name!r}"
 
 
 def _effective(posterior: xr.DataTree, values: GroupValues) -> float:

@@ -258,7 +258,8 @@ class Comparison:
             return " ".join([chosen, *facts, loss])
         second = self.probability(self.table.loc[rival, "p_best"])
         return " ".join([
-            f"Cannot tell which {self.by} is the best ({how}): {best} is with probability {p}, {rival} with {second}.",
+            f"Cannot tell which {self.by} is the best ({how}): {best} is it with probability {p}, {rival} with "
+            f"{second}.",
             *facts, f"If one must be taken now, {best} loses least: {loss[0].lower()}{loss[1:]}", self._more(contrast),
         ]).strip()  # fmt: skip
 

@@ -63,7 +63,7 @@ def test_what_the_data_cannot_tell_is_not_chosen() -> None:
     found = bh.compare(of_arms({"b": 0.30, "c": 0.304}, spread=3), "arm", maximize=True)
     assert found.table["p_best"].max() < 0.6
     text = found.verdict()
-    assert text.startswith(f"Cannot tell which arm is the best (largest): {found.best} is with probability")
+    assert text.startswith(f"Cannot tell which arm is the best (largest): {found.best} is it with probability")
     assert "Choose" not in text
     assert "more than 10 times as many groups of 'g'" in text
     assert f"{found.best} loses least" in text
