@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bayeshlm import __version__
 from bayeshlm.cli.terminal import NOT_CONVERGED, session
+from bayeshlm.version import __version__
 
 app = typer.Typer(
     name="bayeshlm",
