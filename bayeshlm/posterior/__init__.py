@@ -1,8 +1,8 @@
 """Verbs on a posterior: a DataTree in, a small frozen record or a table out.
 
 Nothing here fits. One verb a file; what they share lies in `draws` (reading a posterior by name), `question` (what a
-name in `by=`, `decide=` or `level=` stands for: one rule for every verb), `values` and `curve` (what groups, arms and the
-values of a number are worth), `shares` (variances) and `hyper` (back to what the engine computes with).
+name in `by=`, `decide=` or `level=` stands for: one rule for every verb), `values` and `curve` (what groups, arms and
+the values of a number are worth), `shares` (variances) and `hyper` (back to what the engine computes with).
 
 * `diagnose`, `convergence`: did it converge?
 * `summarize`, `compare`, `predict`: effects, decisions, predictions
