@@ -5,7 +5,7 @@ name in `by=`, `decide=` or `level=` stands for: one rule for every verb), `valu
 the values of a number are worth), `shares` (variances) and `hyper` (back to what the engine computes with).
 
 * `diagnose`, `convergence`: did it converge?
-* `summarize`, `compare`, `predict`: effects, decisions, predictions
+* `summarize`, `compare` (`comparison`: its record and words; `response`: arms on the response's scale), `predict`
 * `loo`, `evidence`, `sensitivity`, `check`, `naive`: how far to trust it, and what an analysis of rows would claim
 * `store`: save and load
 """
