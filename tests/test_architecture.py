@@ -16,7 +16,7 @@ FLOORS = {"arrays": 1, "errors": 1, "spec": 2, "data": 3, "simulation": 3, "engi
 BESIDE = {("simulation", "data"), ("fit", "posterior"), ("report", "studies")}
 HEAVY = ("pymc", "arviz", "arviz_stats", "arviz_base", "arviz_plots", "matplotlib", "pandas", "xarray", "scipy",
          "narwhals",
-         "duckdb", "formulaic", "numpy")  # fmt: skip
+         "duckdb", "formulaic", "numpy", "numba")  # fmt: skip
 
 
 def modules():

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.source.writer import pymc_source
+from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import Comparison, compare, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
@@ -87,7 +88,7 @@ class Contents:
 def collect(posterior: xr.DataTree, by: str | None) -> Contents:
     """Read the posterior once; all figures and tables come from the records made here."""
     model, statistics = model_of(posterior), statistics_of(posterior)
-    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
+    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
     by = comparing.default_by(statistics) if by is None else by
     if by is not None:
         group_values(posterior, by)  # an impossible `by` is an error, whatever the state of the posterior
