@@ -9,7 +9,7 @@ from numba import njit
 
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.engines.quadrature.families import CAP
-from bayeshlm.engines.quadrature.fastmath import OPTIONS, UNCOUNTED
+from bayeshlm.engines.quadrature.fastmath import OPTIONS, UNCOUNTED, driver
 from bayeshlm.engines.quadrature.integrals import (
     CENTRE,
     FIRST,
@@ -40,7 +40,7 @@ LEAST = 1e-6  # of the largest weight: below it the proposal's ratio is not look
 CONDITIONAL, REACH = 0.4, 7.0  # gap and half-width of the nodes that a draw is made from, in standard deviations
 
 
-@njit(**OPTIONS)
+@driver
 def modes_at(cells: Cells, tree: Tree, beta: Array, par: Array, scales: Array, start: Array) -> Array:
     """Joint mode of the innermost groups' totals at one point, (groups,); NaN where it could not be found."""
     inner, total = tree.first[len(scales) - 1], tree.first[len(scales)]
@@ -53,7 +53,7 @@ def modes_at(cells: Cells, tree: Tree, beta: Array, par: Array, scales: Array, s
     return nodes.numbers[inner:, CENTRE].copy()
 
 
-@njit(**OPTIONS)
+@driver
 def log_likelihoods(
     cells: Cells, tree: Tree, beta: Array, par: Array, scales: Array, start: Array, start_shift: Array, fine: float,
     drop: float, out: Array,
@@ -85,7 +85,7 @@ def log_likelihoods(
             out[b] = math.nan
 
 
-@njit(**OPTIONS)
+@driver
 def draw_effects(
     cells: Cells, tree: Tree, beta: Array, par: Array, scales: Array, start: Array, start_shift: Array, fine: float,
     drop: float, seeds: Codes, members: Codes, member_first: Codes, outer: Array, innermost: Array, told: Array,

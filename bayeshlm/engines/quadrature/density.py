@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.arrays import Array
-from bayeshlm.engines.exact.hyperparameters import LIMIT, from_score
+from bayeshlm.engines.exact.hyperparameters import LIMIT, from_score, to_score
 from bayeshlm.engines.quadrature.families import INV_VAR, LINEAR, parameters
 from bayeshlm.engines.quadrature.problem import Problem
 from bayeshlm.spec.priors import HALF_LOG_2PI
 
-DROP = 20.0  # nodes end where an integrand has fallen by this in log: e^-20 = 2e-9
+DROP = 22.0  # nodes end where an integrand has fallen by this in log: e^-22 = 3e-10
 FINE, FINEST = 1.0, 0.5  # gaps of the density, and of what it is measured by
 FINEST_DROP = 30.0
 TINY, HUGE = 1e-30, 1e30  # what scores make of standard deviations is held within
@@ -186,3 +186,12 @@ def in_threads(work: Callable[[Any], None], rows: Any) -> None:
         return
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, pieces))
+
+
+def phi_of(problem: Problem, beta: Array, extra: Sequence[float], scales: Sequence[float]) -> Array:
+    """Phi (d,) of common effects (p,) as the user wrote them, the family's own parameters and standard deviations."""
+    scores = [
+        float(to_score(scale, value))
+        for scale, value in zip((*problem.extra, *problem.scales), (*extra, *scales), strict=True)
+    ]
+    return np.concatenate([problem.coordinates.from_user(np.asarray(beta, dtype=float)[None])[0], scores])

@@ -29,7 +29,7 @@ LINEAR, INV_VAR, INV_SD, SHIFT, SECOND, EXP0, EXP1, CAP, STEP, PARAMETERS = rang
 SUPPORTED = (
     "gaussian", "lognormal", "bernoulli", "binomial", "poisson", "negative_binomial", "gamma", "cv_normal",
 )  # fmt: skip
-EDGE = 0.5  # gap of nodes at which an integrand that ends like exp(-exp(v)) still has nine digits
+EDGE = 0.42  # gap of nodes at which an integrand that ends like exp(-exp(v)) has ten digits
 LARGEST_STEP = 2.5  # of Newton's method, where eta is a log
 
 

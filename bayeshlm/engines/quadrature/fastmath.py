@@ -1,7 +1,11 @@
-"""A logarithm that compilers turn into vector instructions. Imported when used."""
+"""How functions are compiled and kept, and a logarithm in vector instructions. Imported when used."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
@@ -10,9 +14,35 @@ from numba.extending import intrinsic
 
 HALF_ROOT = 0x3FE6A09E667F3BCD  # bits of sqrt(1/2)
 LOG_2 = 0.6931471805599453
-OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
 # Functions that make no arrays need not count references to them, which takes as long as their work.
 UNCOUNTED: dict[str, Any] = {**OPTIONS, "_nrt": False}
+
+
+def driver(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls, and keep the result for other processes where there is a place for it.
+
+    What is kept holds the compiled form of everything that the function calls, in whatever file. Numba would take it
+    for fresh as long as the function's own file is; here it is as long as no file of this folder has changed.
+    """
+    try:
+        dispatcher = njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no directory that could be written to
+        return njit(**OPTIONS)(function)
+    kept: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if not hasattr(kept, "_source_stamp"):  # of another version of numba: rather slow than stale
+        return njit(**OPTIONS)(function)
+    kept._source_stamp = _stamp()
+    return dispatcher
+
+
+@functools.cache
+def _stamp() -> bytes:
+    """Digest of all sources in this folder."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
 
 
 @intrinsic

@@ -136,10 +136,11 @@ def prior_of_total(g: int, level: int, tree: Tree, scales: Array, nodes: Nodes, 
     By Gaussian approximation at the mode, where l has this slope.
     """
     variance = scales[level] * scales[level]
-    if level:
-        told = nodes.numbers[g, PRECISION] / (1.0 + nodes.numbers[g, PRECISION] * variance)
-        known = 1.0 / nodes.numbers[tree.parent[g], MARGINAL]
-        variance += 1.0 / max(known - told, 1e-12 * known)
+    if level == 0:
+        return variance, -nodes.numbers[g, CENTRE]
+    told = nodes.numbers[g, PRECISION] / (1.0 + nodes.numbers[g, PRECISION] * variance)
+    known = 1.0 / nodes.numbers[tree.parent[g], MARGINAL]
+    variance += 1.0 / max(known - told, 1e-12 * known)
     return variance, -slope * variance
 
 

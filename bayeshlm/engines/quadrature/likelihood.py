@@ -25,7 +25,7 @@ from bayeshlm.engines.quadrature.tables import PER_UNIT, PHI_HIGH, PHI_LOW, log_
 
 LOG_PHI = log_phi_table()  # compiled in
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
-BIG = 1e70  # odds beyond which a row is as good as impossible; products of four are still numbers
+SAFE = 170.0  # |eta + v| up to which products of four odds are numbers
 ANCHOR = 16  # nodes after which a geometric sequence starts anew, so that rounding does not add up
 
 
@@ -80,12 +80,13 @@ class Prepared(NamedTuple):
     Few arrays, as each costs time whenever a compiled function is called.
 
     first: (groups + 1, 4) where a group's rows of `soft`, `tail` and `between` start, and its number of weights 1
-    soft: (cells, 2) exp(eta - SHIFT) at v = 0, weight
+    soft: (cells, 3) exp(eta - SHIFT) at v = 0, weight, eta - SHIFT
     tail: (cells, 3) argument of Phi at v = 0, its slope in v, weight
     between: (cells, 4) both arguments at v = 0, minus their slope in v, weight
     plain: (groups, 2) coefficients of v and v^2
     growth: (groups, kinds) coefficients of exp(rate v)
     rate: (kinds,)
+    reach: (groups,) largest |eta - SHIFT| of `soft`
     room: scratch
     """
 
@@ -96,6 +97,7 @@ class Prepared(NamedTuple):
     plain: Array
     growth: Array
     rate: Array
+    reach: Array
     room: Array
 
 
@@ -107,8 +109,8 @@ def make_prepared(cells: Cells, nodes: int) -> Prepared:
     first[:, 0], first[:, 1], first[:, 2] = cells.s_first, cells.c_first, cells.i_first
     first[:groups, 3] = cells.s_units
     return Prepared(
-        first, np.empty((len(cells.s_o), 2)), np.empty((len(cells.c_o), 3)), np.empty((len(cells.i_o), 4)),
-        np.zeros((groups, 2)), np.zeros((groups, len(cells.rate))), cells.rate, np.empty(nodes),
+        first, np.empty((len(cells.s_o), 3)), np.empty((len(cells.c_o), 3)), np.empty((len(cells.i_o), 4)),
+        np.zeros((groups, 2)), np.zeros((groups, len(cells.rate))), cells.rate, np.zeros(groups), np.empty(nodes),
     )  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def prepare(cells: Cells, at: Prepared, beta: Array, par: Array) -> None:
         eta = cells.s_o[c] - par[SHIFT]
         for j in range(p):
             eta += cells.s_x[c, j] * beta[j]
-        at.soft[c, 0] = min(math.exp(eta), BIG)
+        at.soft[c, 0], at.soft[c, 2] = math.exp(min(eta, 700.0)), eta
         at.soft[c, 1] = cells.s_w[c, 0] + par[SECOND] * cells.s_w[c, 1]
     for c in range(len(cells.c_o)):
         eta = cells.c_o[c]
@@ -137,6 +139,9 @@ def prepare(cells: Cells, at: Prepared, beta: Array, par: Array) -> None:
         at.between[c, 2], at.between[c, 3] = slope, cells.i_w[c]
     kinds = len(cells.rate)
     for g in range(len(cells.linear)):
+        at.reach[g] = 0.0
+        for c in range(cells.s_first[g], cells.s_first[g + 1]):
+            at.reach[g] = max(at.reach[g], abs(at.soft[c, 2]))
         at.plain[g, 0] = par[LINEAR] * cells.linear[g]
         if len(cells.square):
             pull = cells.cross[g, 0]
@@ -206,6 +211,36 @@ def powers(start: float, gap: float, count: int, out: Array) -> None:
 
 
 @njit(**UNCOUNTED)
+def soft_sums(g: int, start: float, gap: float, out: Array, at: Prepared) -> None:
+    """Take the sums of log(1 + exp(eta + v)) off `out`, where no product of odds leaves the floats."""
+    count, odds = len(out), at.room
+    powers(start, gap, count, odds)
+    c, high = at.first[g, 0], at.first[g + 1, 0]
+    units = c + at.first[g, 3]
+    while c + 4 <= units:  # four logarithms of weight 1 are the logarithm of a product
+        a0, a1, a2, a3 = at.soft[c, 0], at.soft[c + 1, 0], at.soft[c + 2, 0], at.soft[c + 3, 0]
+        for j in range(count):
+            r = odds[j]
+            out[j] -= log_of((1.0 + a0 * r) * (1.0 + a1 * r) * (1.0 + a2 * r) * (1.0 + a3 * r))
+        c += 4
+    while c < high:
+        a0, w = at.soft[c, 0], at.soft[c, 1]
+        for j in range(count):
+            out[j] -= w * log_of(1.0 + a0 * odds[j])
+        c += 1
+
+
+@njit(**UNCOUNTED)
+def far_soft_sums(g: int, start: float, gap: float, out: Array, at: Prepared) -> None:
+    """As `soft_sums`, for any eta and v."""
+    for c in range(at.first[g, 0], at.first[g + 1, 0]):
+        eta, w = at.soft[c, 2] + start, at.soft[c, 1]
+        for j in range(len(out)):
+            t = eta + j * gap
+            out[j] -= w * (max(t, 0.0) + math.log1p(math.exp(-abs(t))))
+
+
+@njit(**UNCOUNTED)
 def values(g: int, start: float, gap: float, out: Array, at: Prepared) -> None:
     """l(v), log likelihood of group g's rows but for constants, at v = start, start + gap, ... into `out`."""
     count = len(out)
@@ -219,24 +254,10 @@ def values(g: int, start: float, gap: float, out: Array, at: Prepared) -> None:
             out[j] += at.growth[g, k] * odds[j]
     low, high = at.first[g, 0], at.first[g + 1, 0]
     if high > low:
-        powers(start, gap, count, odds)
-    c = low
-    while c + 4 <= low + at.first[g, 3]:  # four logarithms of weight 1 are the logarithm of a product
-        a0, a1, a2, a3 = at.soft[c, 0], at.soft[c + 1, 0], at.soft[c + 2, 0], at.soft[c + 3, 0]
-        for j in range(count):
-            r = odds[j]
-            out[j] -= log_of(
-                (1.0 + min(a0 * r, BIG))
-                * (1.0 + min(a1 * r, BIG))
-                * (1.0 + min(a2 * r, BIG))
-                * (1.0 + min(a3 * r, BIG))
-            )
-        c += 4
-    while c < high:
-        a0, w = at.soft[c, 0], at.soft[c, 1]
-        for j in range(count):
-            out[j] -= w * log_of(1.0 + min(a0 * odds[j], BIG))
-        c += 1
+        if abs(start) + abs(count * gap) + at.reach[g] < SAFE:
+            soft_sums(g, start, gap, out, at)
+        else:
+            far_soft_sums(g, start, gap, out, at)
     for c in range(at.first[g, 1], at.first[g + 1, 1]):
         for j in range(count):
             out[j] += at.tail[c, 2] * log_phi(at.tail[c, 0] + at.tail[c, 1] * (start + j * gap))[0]
@@ -260,12 +281,18 @@ def derivatives(g: int, v: float, at: Prepared) -> tuple[float, float, float]:
         f1 += rate * term
         f2 += rate * rate * term
         least += abs(term)
+    near = abs(v) + at.reach[g] < SAFE
     odds = math.exp(min(v, 700.0))
     for c in range(at.first[g, 0], at.first[g + 1, 0]):
-        x = 1.0 + min(at.soft[c, 0] * odds, BIG)
         w = at.soft[c, 1]
-        f -= w * log_of(x)
-        rest = 1.0 / x
+        if near:
+            x = 1.0 + at.soft[c, 0] * odds
+            rest = 1.0 / x
+            f -= w * log_of(x)
+        else:
+            t = at.soft[c, 2] + v
+            rest = 1.0 / (1.0 + math.exp(min(t, 700.0)))
+            f -= w * (max(t, 0.0) + math.log1p(math.exp(-abs(t))))
         f1 -= w * (1.0 - rest)
         f2 -= w * (1.0 - rest) * rest
     for c in range(at.first[g, 1], at.first[g + 1, 1]):
