@@ -16,6 +16,7 @@ from bayeshlm.data.checks.clusters import few_groups
 from bayeshlm.data.checks.table import check_statistics
 from bayeshlm.data.compress import compress
 from bayeshlm.data.default_priors import scale_priors
+from bayeshlm.data.layout import bound_model
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_to_dataset
 from bayeshlm.data.table import Table, table_to_dataset, tabulate
@@ -26,13 +27,15 @@ from bayeshlm.engines.quadrature.fit import NotSampledError, fit_quadrature
 from bayeshlm.engines.result import EngineResult
 from bayeshlm.engines.select import INDEPENDENT, Choice, choose_engine
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
+from bayeshlm.randomness import chosen_seed, seed_problem, whole
 from bayeshlm.spec.model import Model
+from bayeshlm.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
 
 EFFECTS = ("auto", "draws", "moments")
-PACKAGES = ("bayeshlm", "numpy", "scipy", "xarray", "narwhals", "arviz-stats", "pymc", "nutpie")
+PACKAGES = ("numpy", "scipy", "xarray", "narwhals", "arviz-stats", "pymc", "nutpie")
 
 
 def fit(
@@ -95,7 +98,7 @@ def fit(
     if choice.takes_over:
         notes.append(choice.reason)
         warnings.warn(choice.reason, BayeshlmWarning, stacklevel=outside_package())
-    seed = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
+    seed = chosen_seed(random_seed)
     result: EngineResult | None = None
     if choice.engine == "exact":
         result = fit_exact(statistics, draws=draws, chains=chains, seed=seed, progress=progress, effects=effects)
@@ -160,7 +163,9 @@ def to_datatree(
         "notes": json.dumps(messages, ensure_ascii=False),
         "cautions": json.dumps(list(few_groups(statistics).values()), ensure_ascii=False),
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": json.dumps({"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}),
+        "versions": json.dumps(
+            {"python": platform.python_version(), "bayeshlm": __version__, **{p: _version(p) for p in PACKAGES}}
+        ),
         **result.attrs,
     }
     # These engines draw effects independently given the hyperparameters; NUTS may get stuck in any of them.
@@ -175,12 +180,10 @@ def to_datatree(
 
 def _check_counts(draws: int, chains: int, random_seed: int | None) -> None:
     for name, value in (("draws", draws), ("chains", chains)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        if not whole(value) or value < 1:
             raise DataError(f"{name}={value!r} must be a whole number of at least 1.")
-    if random_seed is not None and (
-        isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer) or random_seed < 0
-    ):
-        raise DataError(f"random_seed={random_seed!r} must be a whole number of at least 0, or None.")
+    if problem := seed_problem(random_seed):
+        raise DataError(f"{problem}.")
 
 
 def _read(model: Model, data: Any, missing: str) -> tuple[Statistics, Table | None]:
@@ -212,6 +215,7 @@ def _table_with(table: Table, statistics: Statistics) -> Table:
 
 def _complete(model: Model, statistics: Statistics) -> tuple[Model, list[str]]:
     """Make every prior explicit; for families that need a scale it comes from the statistics, and is said."""
+    model = bound_model(model, statistics.layout)
     missing = model.missing_priors
     if not missing:
         return model.with_priors(model.complete_priors), []

@@ -9,6 +9,7 @@ import numpy as np
 
 from bayeshlm.data.checks.table import check_statistics
 from bayeshlm.data.compress import complete_rows, compress, moments
+from bayeshlm.data.layout import bound_model
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.priors import HalfNormal, HalfStudentT, Normal, Prior
@@ -56,6 +57,7 @@ def scale_priors(model: Model, statistics: Statistics) -> Model:
     centre = mean + statistics.shift
     outcome = float(spread[-1])
     residual = outcome * math.sqrt(weight / statistics.rows)  # sigma belongs to a row of weight 1
+    model = bound_model(model, statistics.layout)
     complete = dict(model.complete_priors)
 
     def scale(column: int) -> float:

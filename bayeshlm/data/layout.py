@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from bayeshlm.errors import DataError, listed
+from bayeshlm.errors import DataError, PriorError, listed
 from bayeshlm.spec.expressions import Node
-from bayeshlm.spec.model import Model
-from bayeshlm.spec.terms import Factor, GroupTerm, Term
+from bayeshlm.spec.model import DEFAULT_CORRELATION, Model
+from bayeshlm.spec.terms import Factor, GroupTerm, Term, check_matrices
 
 Indicator = tuple[str, Any]  # (column, category)
 
@@ -45,7 +45,8 @@ class Block:
     labels : tuple
         Labels of its categories; empty for a scalar.
     dim : str
-        Name of the dimension of `labels`.
+        Name of the dimension of `labels`: `cltype_dim`, of group-specific effects `cltype|school_dim`, since one factor
+        may be coded in different ways in different places.
     """
 
     name: str
@@ -78,6 +79,10 @@ class Level:
     @property
     def columns(self) -> tuple[int, ...]:
         return tuple(index for block in self.blocks for index in block.columns)
+
+    @property
+    def correlation_name(self) -> str:
+        return f"corr|{self.name}"
 
     @property
     def effect_labels(self) -> tuple[str, ...]:
@@ -117,6 +122,12 @@ def categorical_columns(model: Model, numeric: Mapping[str, bool]) -> tuple[str,
     return tuple(dict.fromkeys(found))
 
 
+def bare_columns(model: Model) -> tuple[str, ...]:
+    """Columns that terms name as they are, not in ``C( )`` nor in an expression."""
+    factors = [factor for term in _all_terms(model) for factor in term.factors]
+    return tuple(dict.fromkeys(str(factor.node.value) for factor in factors if factor.node.kind == "column"))
+
+
 def numeric_columns(model: Model, layout: Layout) -> dict[str, bool]:
     """Column -> whether it entered the layout as numbers (a column may also enter as `C(g)`)."""
     bare = {node.value for column in layout.columns for node in column.numeric if node.kind == "column"}
@@ -153,12 +164,14 @@ def bind(
     numeric : mapping
         Column -> whether its type is numeric.
     categories : mapping
-        Categorical column -> its categories in order; the first is the reference where one is dropped.
+        Categorical column -> its categories in order; the first is the reference where one is dropped, unless the
+        formula names it: then that one is put first.
     constants : mapping
         (mean, standard deviation) per `center`/`scale` node.
     declared : mapping, optional
         Categories in the order of the column's type, where it has one.
     """
+    categories = with_references(model, categories)
     builder = _Builder(numeric, categories)
     common = tuple(builder.block(term, term.name, model.terms.common) for term in model.terms.common)
     grouped: dict[frozenset[str], list[GroupTerm]] = {}
@@ -169,6 +182,36 @@ def bind(
     spread = None if residual is None else Block("sigma", (), tuple(categories[residual]), "sigma_dim")
     columns, declared = tuple(builder.columns), dict(declared or {})
     return Layout(columns, common, levels, dict(categories), dict(constants), declared, spread)
+
+
+def bound_model(model: Model, layout: Layout) -> Model:
+    """The model with a prior for the correlations that its columns turn out to have, where `Model` could not know.
+
+    Raises
+    ------
+    PriorError
+        For a prior of correlations between the columns of a bar that has one column only.
+    """
+    found = {level.correlation_name for level in layout.levels if level.correlated}
+    unsure = [group for group in model.terms.groups if group.has_matrix is None]
+    given = {group.correlation_name for group in unsure} & set(model.parameters)
+    if given - found:
+        raise PriorError(
+            f"A prior is given for {listed(sorted(given - found))}, but there is one effect a group and nothing to be "
+            "correlated: the column is a number. Leave the prior out, or write C(x) for categories."
+        )
+    lacking = {group.correlation_name for group in unsure} & found - given
+    return model.with_priors(dict.fromkeys(sorted(lacking), DEFAULT_CORRELATION)) if lacking else model
+
+
+def with_references(model: Model, categories: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """The categories, those that the formula names as references put first where they occur."""
+    ordered = dict(categories)
+    for name, reference in model.terms.references().items():
+        first = [label for label in ordered.get(name, ()) if str(label) == reference]
+        if first:
+            ordered[name] = (*first, *(label for label in ordered[name] if str(label) != reference))
+    return ordered
 
 
 def residual_column(model: Model) -> str | None:
@@ -187,8 +230,9 @@ def _level(builder: _Builder, groups: list[GroupTerm]) -> Level:
             block = builder.block(effect, group.effect_name(effect), group.effects)
             blocks.append(block)
             position += len(block.columns)
-        if group.correlated:
+        if group.correlated and position - start > 1:
             correlated.append(tuple(range(start, position)))
+    check_matrices([first.level_name] * len(correlated))
     return Level(first.level_name, first.level, tuple(blocks), tuple(correlated))
 
 
@@ -224,7 +268,7 @@ class _Builder:
         if not term.factors or all(_category(factor, self.numeric) is None for factor in term.factors):
             return Block(name, indices)
         flat = tuple(label[0] if len(label) == 1 else ", ".join(map(str, label)) for label in labels)
-        return Block(name, indices, flat, f"{term.name}_dim")
+        return Block(name, indices, flat, f"{name}_dim")
 
     def _add(self, column: Column) -> int:
         if column.key not in self._index:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.groups import joined_labels
-from bayeshlm.data.layout import Layout
+from bayeshlm.data.layout import Layout, bound_model
 from bayeshlm.spec.model import Model
 
 
@@ -28,6 +28,7 @@ class Statistics:
     Attributes
     ----------
     model : Model
+        Bound to the columns, see `bayeshlm.data.layout.bound_model`.
     layout : Layout
         Its `columns[1:]` are the columns here; the response comes last.
     members : tuple of tuple of tuple
@@ -76,6 +77,9 @@ class Statistics:
     jacobians: Array
     residual: Codes
     site: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", bound_model(self.model, self.layout))
 
     @property
     def model_hash(self) -> str:

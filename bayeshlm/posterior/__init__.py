@@ -1,7 +1,8 @@
 """Verbs on a posterior: a DataTree in, a small frozen record or a table out.
 
-Nothing here fits. One verb a file; what they share lies in `draws` (reading a posterior by name), `shares`
-(variances) and `hyper` (back to what the engine computes with).
+Nothing here fits. One verb a file; what they share lies in `draws` (reading a posterior by name), `question` (what a
+name in `by=`, `decide=` or `level=` stands for: one rule for every verb), `values` and `curve` (what groups, arms and
+the values of a number are worth), `shares` (variances) and `hyper` (back to what the engine computes with).
 
 * `diagnose`, `convergence`: did it converge?
 * `summarize`, `compare`, `predict`: effects, decisions, predictions
@@ -10,6 +11,6 @@ Nothing here fits. One verb a file; what they share lies in `draws` (reading a p
 """
 
 __all__ = [
-    "check", "compare", "convergence", "diagnose", "draws", "evidence", "loo", "naive", "predict", "sensitivity",
-    "shares", "store", "summarize",
+    "check", "compare", "comparison", "convergence", "diagnose", "draws", "evidence", "loo", "naive", "predict",
+    "question", "sensitivity", "shares", "store", "summarize", "values",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeshlm.arrays import Array
-from bayeshlm.data.layout import Block, Layout, Level
+from bayeshlm.data.layout import Block, Layout, Level, bound_model
 from bayeshlm.errors import DesignError, PriorError, listed
 from bayeshlm.simulation.design import Design
 from bayeshlm.spec.model import Model, matching
@@ -75,11 +75,11 @@ def check_params(model: Model, design: Design, params: Mapping[str, Any]) -> dic
     if response in made:
         raise DesignError(f"The response {response!r} is also a column of the design.")
     effects = {group.effect_name(effect) for group in model.terms.groups for effect in group.effects}
-    known = {name: matching(name, [*model.parameters, *effects]) for name in params}
+    known = {name: matching(name, [*model.possible_parameters, *effects]) for name in params}
     unknown = [name for name, parameter in known.items() if parameter is None]
     if unknown:
         raise DesignError(
-            f"params names {listed(unknown)}; the parameters are {listed([*model.parameters, *effects], 30)}."
+            f"params names {listed(unknown)}; the parameters are {listed([*model.possible_parameters, *effects], 30)}."
         )
     params = {str(known[name]): value for name, value in params.items()}
     for group in model.terms.groups:
@@ -117,6 +117,15 @@ def draw_parameters(
     params : mapping, as `check_params` returns it
     rng : numpy.random.Generator
     """
+    model = bound_model(model, layout)
+    extra_matrices = sorted(
+        name for name in params
+        if model.possible_parameters.get(name) == "correlation" and name not in model.parameters
+    )  # fmt: skip
+    if extra_matrices:
+        raise DesignError(
+            f"params gives {listed(extra_matrices)}, but there is one effect a group: nothing to correlate."
+        )
     priors = model.complete_priors
     truth: dict[str, tuple[tuple[str, ...], Array]] = {}
     coords: dict[str, list[Any]] = {}

@@ -95,12 +95,23 @@ class Model:
 
     @cached_property
     def parameters(self) -> dict[str, str]:
-        """Name -> kind of every parameter that takes a prior: coefficient, scale, correlation or shape (nu, alpha)."""
+        """Name -> kind of every parameter that takes a prior: coefficient, scale, correlation or shape (nu, alpha).
+
+        The correlations of a bar with one term, ``(0 + x | g)``, exist only where the data make x a factor. They are
+        among the parameters once they have a prior; a model bound to data (`Statistics.model`) has one for them.
+        """
+        priors = cast(Mapping[str, Prior], self.priors)
+        unsure = {group.correlation_name for group in self.terms.groups if group.has_matrix is None}
+        return {n: kind for n, kind in self.possible_parameters.items() if n not in unsure or n in priors}
+
+    @cached_property
+    def possible_parameters(self) -> dict[str, str]:
+        """As `parameters`, with the correlations that only the data decide on."""
         kinds = {term.name: "coefficient" for term in self.terms.common}
         for group in self.terms.groups:
             for effect in group.effects:
                 kinds[f"{group.effect_name(effect)}_sigma"] = "scale"
-            if group.correlated:
+            if group.has_matrix is not False:
                 kinds[group.correlation_name] = "correlation"
         kinds |= {name: "scale" if name == "sigma" else "shape" for name, _ in self.extra}
         return kinds
@@ -160,7 +171,7 @@ class Model:
 
     def parameter(self, name: object) -> str | None:
         """The parameter that a user's spelling means, whatever its spaces, backticks and slashes; None if none."""
-        return matching(name, self.parameters)
+        return matching(name, self.possible_parameters)
 
     def with_priors(self, priors: Mapping[str, Prior]) -> Model:
         """A copy in which these priors replace or join the given ones."""
@@ -183,7 +194,7 @@ class Model:
             record: dict[str, Any] = json.loads(text)
             priors = {name: from_dict(prior) for name, prior in record.pop("priors").items()}
             return cls(record.pop("formula"), priors=priors, **record)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormulaError(f"Not the JSON of a bayeshlm model: {error!r}.") from error
 
     def _checked(self, given: dict[str, Any]) -> dict[str, Prior]:
@@ -194,15 +205,15 @@ class Model:
                 problems.append(f"{name!r} is not a parameter of this model")
             elif not isinstance(prior, Prior):
                 problems.append(f"{name!r} has {prior!r}, which is not a prior such as bayeshlm.Normal(0, 1)")
-            elif problem := _unsuitable(parameter, self.parameters[parameter], prior):
+            elif problem := _unsuitable(parameter, self.possible_parameters[parameter], prior):
                 problems.append(problem)
             else:
                 checked[parameter] = prior
                 if list(map(self.parameter, given)).count(parameter) > 1:
                     problems.append(f"{parameter!r} has more than one prior, spelled differently")
         if problems:
-            raise PriorError("; ".join(problems) + f". The parameters are {listed(self.parameters, 30)}.")
-        return {name: checked[name] for name in self.parameters if name in checked}
+            raise PriorError("; ".join(problems) + f". The parameters are {listed(self.possible_parameters, 30)}.")
+        return {name: checked[name] for name in self.possible_parameters if name in checked}
 
 
 def matching(name: object, names: Iterable[str]) -> str | None:
@@ -215,7 +226,7 @@ def matching(name: object, names: Iterable[str]) -> str | None:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[\s`]", "", variable_name(name))
+    return re.sub(r"[\s`]", "", variable_name(name)).replace("'", '"')
 
 
 def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:

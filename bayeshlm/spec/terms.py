@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bayeshlm.errors import FormulaError, listed
@@ -21,6 +22,11 @@ class Factor:
 
     name: str
     node: Node
+
+    @property
+    def may_be_categorical(self) -> bool:
+        """Whether it is `C(g)`, or a bare column, whose type is for the data to say."""
+        return self.node.categorical or self.node.kind == "column"
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class GroupTerm:
     level : tuple of str
         Grouping columns, outermost first: ``("method", "instructor")`` for `1 | method:instructor`.
     correlated : bool
-        True for ``|`` (the effects share a covariance matrix), False for ``||``.
+        True for ``|``: all design columns of the bar share a covariance matrix, the indicators of a factor too, however
+        they are coded. False for ``||``: none do.
     """
 
     effects: tuple[Term, ...]
@@ -64,6 +71,13 @@ class GroupTerm:
     def effect_name(self, effect: Term) -> str:
         """Name of the effects in the posterior: `1|method`, `hs_gpa|method`."""
         return f"{'1' if effect.is_intercept else effect.name}|{self.level_name}"
+
+    @property
+    def has_matrix(self) -> bool | None:
+        """Whether there is a correlation matrix; None where data decide, as of ``(0 + x | g)``: is x a factor?"""
+        if not self.correlated or len(self.effects) > 1:
+            return self.correlated
+        return None if any(factor.may_be_categorical for factor in self.effects[0].factors) else False
 
     @property
     def correlation_name(self) -> str:
@@ -102,6 +116,25 @@ class Formula:
         found += self.sigma.node.columns() if self.sigma else ()
         return tuple(dict.fromkeys(found))
 
+    def references(self) -> dict[str, str]:
+        """Column -> the category that the formula names as its reference."""
+        return references(self.common, self.groups, self.sigma)
+
+
+def references(common: Iterable[Term], groups: Iterable[GroupTerm], sigma: Factor | None) -> dict[str, str]:
+    """Column -> its reference. Raises FormulaError where a column is given two."""
+    terms = [*common, *(effect for group in groups for effect in group.effects)]
+    factors = [*(factor for term in terms for factor in term.factors), *([sigma] if sigma else [])]
+    found: dict[str, str] = {}
+    for factor in factors:
+        if factor.node.reference is not None:
+            column = next(factor.node.columns())
+            if found.setdefault(column, factor.node.reference) != factor.node.reference:
+                raise FormulaError(
+                    f"{column!r} has two references, {found[column]!r} and {factor.node.reference!r}; name one."
+                )
+    return found
+
 
 def one_spelling(groups: list[GroupTerm]) -> list[GroupTerm]:
     """The same groupings under one spelling each (a:b and b:a are one level), no effect twice."""
@@ -114,14 +147,18 @@ def one_spelling(groups: list[GroupTerm]) -> list[GroupTerm]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FormulaError(f"These group-specific effects are given more than once: {listed(twice)}.")
-    matrices = [group.correlation_name for group in groups if group.correlated]
-    several = sorted({name.removeprefix("corr|") for name in matrices if matrices.count(name) > 1})
+    check_matrices([group.level_name for group in groups if group.has_matrix])
+    return groups
+
+
+def check_matrices(levels: list[str]) -> None:
+    """Refuse a level with several correlation matrices, given the level of each: their name would be the same."""
+    several = sorted({name for name in levels if levels.count(name) > 1})
     if several:
         raise FormulaError(
             f"Level {listed(several)} has more than one set of correlated effects. Write them in one bracket, "
             "(1 + x + z | g), or without correlation, (x || g)."
         )
-    return groups
 
 
 def check_names(common: tuple[Term, ...], groups: list[GroupTerm], spread: Factor | None) -> None:
@@ -134,6 +171,8 @@ def check_names(common: tuple[Term, ...], groups: list[GroupTerm], spread: Facto
     wanted += [(name, f"group-specific effect {name!r}") for g in groups for name in map(g.effect_name, g.effects)]
     wanted += [(f"{g.effect_name(e)}_sigma", f"the scale of {g.effect_name(e)!r}") for g in groups for e in g.effects]
     wanted += [(f"{term.name}_dim", f"the categories of {term.name!r}") for term in common if term.factors]
+    grouped = [(g.effect_name(effect), effect) for g in groups for effect in g.effects]
+    wanted += [(f"{name}_dim", f"the categories of {name!r}") for name, effect in grouped if effect.factors]
     clashes = []
     for name, what in wanted:
         if name in taken:

@@ -217,7 +217,7 @@ def test_store_round_trip_with_nasty_names(tmp_path):
     d["flag"] = d.grade > 1
     d["g"] = d.grade
     text = (
-        "y ~ `km/h` + I(z/10) + center(w) + `arm|1:2` + day + C(grade) + grade + flag:z "
+        "y ~ `km/h` + I(z/10) + center(w) + `arm|1:2` + C(day) + C(grade) + grade + flag:z "
         "+ (`km/h` | `a/b $<\u00e9>`/teacher)"
     )
     statistics = bh.compress(bh.Model(text), d)

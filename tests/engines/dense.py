@@ -29,6 +29,7 @@ class Case:
     se: str | None = None
     weights: str | None = None
     sigma: str | None = None  # column whose categories differ in sigma
+    factor: bool = False  # whether a bar of one term is a factor's indicators, which the formula alone does not tell
 
 
 def one(frame: pd.DataFrame) -> np.ndarray:
@@ -47,6 +48,14 @@ def arms(frame: pd.DataFrame) -> np.ndarray:
     return np.column_stack([np.ones(len(frame)), frame["arm"] == "b", frame["arm"] == "c"]).astype(float)
 
 
+def against_f(frame: pd.DataFrame) -> np.ndarray:
+    return np.column_stack([np.ones(len(frame)), frame["sex"] == "m"]).astype(float)
+
+
+def each_sex(frame: pd.DataFrame) -> np.ndarray:
+    return np.column_stack([frame["sex"] == "f", frame["sex"] == "m"]).astype(float)
+
+
 CASES = {
     "nested": Case("y ~ x + (1 | a/b)", with_x, (DenseLevel(("a",), one), DenseLevel(("a", "b"), one))),
     "one level": Case("y ~ 1 + (1 | a)", one, (DenseLevel(("a",), one),)),
@@ -63,6 +72,10 @@ CASES = {
     ),
     "slope without intercept": Case("y ~ x + (0 + x | a) + (1 | a:b)", with_x,
                                     (DenseLevel(("a",), only_x), DenseLevel(("a", "b"), one))),
+    "factor in both places": Case(
+        "y ~ sex + (0 + sex | a)", against_f, (DenseLevel(("a",), each_sex),), factor=True,
+    ),
+    "factor, independent": Case("y ~ sex + (0 + sex || a)", against_f, (DenseLevel(("a",), each_sex),)),
     "arms": Case("y ~ arm + (1 | g)", arms, (DenseLevel(("g",), one),)),
     "lognormal": Case("y ~ x + (1 | a/b)", with_x, (DenseLevel(("a",), one), DenseLevel(("a", "b"), one)), "lognormal"),
     "weights": Case("y ~ x + (1 + x | a)", with_x, (DenseLevel(("a",), with_x),), weights="w"),
@@ -94,6 +107,7 @@ def make_frame(rng: np.random.Generator, *, groups: int = 5) -> pd.DataFrame:
     frame["g"] = rng.permutation(np.arange(n) % 12)
     frame["arm"] = np.array(list("abc"))[frame["g"] % 3]
     frame["w"], frame["s"] = rng.uniform(0.3, 3.0, n), rng.uniform(0.3, 2.0, n)
+    frame["sex"] = np.where(frame["x"] > 2.0, "m", "f")
     frame["y"] = np.exp(rng.normal(0.5, 0.8, n) + 0.3 * rng.normal(size=groups)[frame["a"]])
     return frame
 
@@ -102,7 +116,7 @@ def make_model(case: Case, rng: np.random.Generator) -> bh.Model:
     """Normal priors with random means and widths on the common effects."""
     bare = bh.Model(case.formula, family=case.family, se=case.se, weights=case.weights)
     priors = {}
-    for name, kind in bare.parameters.items():
+    for name, kind in (bare.possible_parameters if case.factor else bare.parameters).items():
         if kind == "coefficient":
             priors[name] = bh.Normal(float(rng.normal()), float(rng.uniform(0.5, 3.0)))
         elif kind == "scale":

@@ -58,7 +58,7 @@ def _layout(model: Model, rows: Rows, cells: Cells) -> Layout:
     declared: dict[str, tuple[Any, ...]] = {}
     for name in categorical_columns(model, rows.numeric):
         found = cells.labels[cells.keys.index(name)]
-        categories[name], order = ordered_categories(rows, name, found)
+        categories[name], order = ordered_categories(model, rows, name, found)
         if order:
             declared[name] = order
     return bind(model, rows.numeric, categories, rows.layout.constants, declared)

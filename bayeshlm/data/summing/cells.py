@@ -18,7 +18,9 @@ import narwhals as nw
 import numpy as np
 
 from bayeshlm.arrays import Array, Codes
-from bayeshlm.data.frames.rows import Rows, collect
+from bayeshlm.data.frames.missing import has_word
+from bayeshlm.data.frames.reading import collect
+from bayeshlm.data.frames.rows import Rows
 from bayeshlm.data.groups import combine, factorize
 from bayeshlm.data.layout import categorical_columns, numeric_products, residual_column
 from bayeshlm.errors import DataError
@@ -200,7 +202,7 @@ def _in_memory(task: _Task) -> Cells | None:
     if not all((values[name] > 0).all() for name in positive):
         return None
     coded = [factorize(rows.frame.get_column(rows.names[key]), key) for key in keys]
-    if any((codes < 0).any() for codes, _ in coded):
+    if any((codes < 0).any() or has_word(labels) for codes, labels in coded):
         return None
     cell, combos = combine(coded, len(table))
     size, columns, w = len(combos), [values[name] for name in task.expressions], values.get("w")
@@ -268,7 +270,7 @@ def _where_they_live(task: _Task) -> Cells | None:
     if _cancelled(sums):
         sums = _recentred(frame, key_names, names, extra, sums, centre)
     coded = [factorize(sums.table[name], key) for name, key in zip(key_names, keys, strict=True)]
-    if any((codes < 0).any() for codes, _ in coded):
+    if any((codes < 0).any() or has_word(labels) for codes, labels in coded):
         return None
     cell, combos = combine(coded, len(sums.table))
     if len(combos) < len(sums.table):

@@ -16,7 +16,7 @@ from bayeshlm.engines.pymc.observations import Observations
 from bayeshlm.engines.pymc.parameterization import Plan
 from bayeshlm.engines.pymc.priors import LOCATED, coefficient, deviation, positive
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import LKJ
+from bayeshlm.spec.priors import LKJ, Prior
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Builder:
         for block in self.layout.common:
             if 0 in block.columns:
                 continue
-            beta = coefficient(block.name, priors[block.name], dims=_dims(block))
+            beta = self._slope(block, priors[block.name])
             for position, column in enumerate(block.columns):
                 slopes[column - 1] = beta[position] if block.labels else beta
         self.slopes = pt.stack(slopes) if slopes else pt.zeros(0)
@@ -80,6 +80,17 @@ class Builder:
         typical = coefficient(self.name("Intercept_centred"), prior, shift=moved + mean)
         self.overall = typical - mean
         pm.Deterministic("Intercept", self.overall - moved)
+
+    def _slope(self, block: Block, prior: Prior) -> Any:
+        """A common effect, sampled in units of its columns' spread: what it does, whatever the columns' units."""
+        import pymc as pm
+
+        if not isinstance(prior, LOCATED):
+            return coefficient(block.name, prior, dims=_dims(block))
+        scales = self.get("column_scales")[[column - 1 for column in block.columns]]
+        scale = scales if block.labels else scales[0]
+        scaled = coefficient(self.name(f"{block.name}_scaled"), prior, scale=scale, dims=_dims(block))
+        return pm.Deterministic(block.name, scaled / scale, dims=_dims(block))
 
     def _deviating(self) -> list[Plan]:
         """The levels whose intercepts are deviations from the overall one: non-centred, as all levels above them."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.arrays import Array
-from bayeshlm.data.layout import Block, Layout, Level
+from bayeshlm.data.layout import Block, Layout, Level, bound_model
 from bayeshlm.engines.exact.hyperparameters import correlation_root
 from bayeshlm.simulation.design import Design, Structure
 from bayeshlm.spec.model import Model
@@ -79,7 +79,7 @@ def shared_params(
     -----
     Effects of levels made of treatment columns are left to the simulation: which of their groups exist is drawn there.
     """
-    values = dict(params)
+    model, values = bound_model(model, layout), dict(params)
     lengths = {block.name: len(block.labels) for block in layout.common}
     lengths |= {f"{block.name}_sigma": len(block.labels) for level in layout.levels for block in level.blocks}
     sizes = {f"corr|{level.name}": len(p) for level in layout.levels for p in level.correlated}
