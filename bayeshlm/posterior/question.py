@@ -23,7 +23,6 @@ from bayeshlm.spec.model import matching
 from bayeshlm.spec.terms import Factor, Term, variable_name
 
 Kind = Literal["groups", "categories", "arms", "number"]
-CONSTANT = 1e-9  # share of a column's variation that may be left within groups, by rounding, where it is constant there
 TWO_VALUES = 1e-8  # of (x - 0)(x - 1), which is 0 in every row of a 0/1 column
 
 
@@ -233,12 +232,8 @@ def assigned_levels(statistics: Statistics, columns: Iterable[str]) -> dict[str,
 
 def constant_within(statistics: Statistics, level: Level) -> NDArray[np.bool_]:
     """(columns,): whether a design column has one value in each group of a level; the constant 1 has."""
-    of_cell = statistics.codes[:, statistics.layout.levels.index(level)]
-    values = statistics.mean[:, :-1]
-    within = np.einsum("ckk->k", statistics.scatter[:, :-1, :-1])
-    within = within + statistics.weight @ (values - _means(statistics, level)[of_cell]) ** 2
-    total = np.diag(statistics.total()[2])[:-1]
-    return np.concatenate([[True], within <= CONSTANT * total])
+    same = statistics.constant_within(statistics.layout.levels.index(level))
+    return np.append(True, same[:-1])
 
 
 def group_means(statistics: Statistics, level: Level) -> Array:
