@@ -178,12 +178,12 @@ def _number(text: str) -> float | None:
 def check_comparable(statistics: Statistics, names: Sequence[str], reference: str | None = None) -> None:
     """Refuse, before the fit, what cannot be compared after it. Raises DataError naming every such name."""
     from bayeshlm.posterior.question import resolve
-    from bayeshlm.posterior.values import check_reference
+    from bayeshlm.posterior.values import check_question
 
     problems = []
     for name in names:
         try:
-            check_reference(statistics, resolve(statistics, name), reference)
+            check_question(statistics, resolve(statistics, name), reference)
         except DataError as error:
             problems.append(f"Cannot compare {name!r}: {error}")
     if problems:
