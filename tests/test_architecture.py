@@ -20,7 +20,7 @@ FLOORS = {"arrays": 1, "errors": 1, "version": 1, "randomness": 2, "spec": 2, "s
 BESIDE = {("simulation", "data"), ("fit", "posterior"), ("report", "studies")}
 HEAVY = ("pymc", "arviz", "arviz_stats", "arviz_base", "arviz_plots", "matplotlib", "pandas", "xarray", "scipy",
          "narwhals",
-         "duckdb", "formulaic", "numpy")  # fmt: skip
+         "duckdb", "formulaic", "numpy", "numba")  # fmt: skip
 
 # Imports inside functions, each with its reason; a wing in DEFERRED_IN has one for all of its files.
 DEFERRED_IN = {"cli": "a command imports what it uses, so that an error about its input comes at once"}

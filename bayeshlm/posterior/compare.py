@@ -201,8 +201,8 @@ def _pairs(
     else:
         loss = table["expected_loss"].to_numpy()
         leading = int(np.argmin(loss)) if np.isfinite(loss).all() else int(np.argmax(table.iloc[:, 0].to_numpy()))
-        anchor = leading if first is None else first
-        couples = [(anchor, other) for other in indices if other != anchor]
+        anchors = {leading, leading if first is None else first}
+        couples = [(a, b) for a, b in itertools.product(anchors, indices) if a != b and (b not in anchors or a < b)]
     rows = []
     for a, b in couples:
         left, right = (b, a) if first is not None and a == first else (a, b)

@@ -67,8 +67,8 @@ class Comparison:
         (`ratio`, `odds_ratio` or `difference`), followed by `lower`, `upper`, `p_greater`, `p_rope`.
     pairs : pandas.DataFrame
         `a`, `b`, `ratio`, `odds_ratio` or `difference` (a against b), `lower`, `upper`, `p_greater` (P(a > b)),
-        `p_rope`. A pair with the reference is against the reference. All pairs for up to 60 groups, else the leading
-        group (or the reference) and each other one. Of subgroups: the differences between the effects.
+        `p_rope`. A pair with the reference is against the reference. All pairs for up to 60 groups, else those with the
+        leading group or the reference. Of subgroups: the differences between the effects.
     rope : (float, float)
         Ratios or differences in it count as practically equal.
     prob : float

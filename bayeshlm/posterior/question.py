@@ -185,7 +185,8 @@ def treatment(statistics: Statistics) -> Question | None:
     """
     columns = common_columns(statistics.layout)
     questions = [Question(name, kind_of(statistics, name), column=name) for name in columns]
-    given = [q for q in questions if assigned_level(statistics, str(q.column)) is not None]
+    levels = assigned_levels(statistics, columns)
+    given = [q for q in questions if levels[str(q.column)] is not None]
     armed = [q for q in questions if q.kind != "number"]
     return next(iter([*given, *armed, *questions]), None)
 
@@ -213,13 +214,20 @@ def kind_of(statistics: Statistics, column: str) -> Kind:
 
 def assigned_level(statistics: Statistics, column: str) -> Level | None:
     """The level with the fewest groups within which a column is constant; None where it varies in all."""
+    return assigned_levels(statistics, [column])[column]
+
+
+def assigned_levels(statistics: Statistics, columns: Iterable[str]) -> dict[str, Level | None]:
+    """`assigned_level` of several columns, each level being looked at once."""
     layout = statistics.layout
-    mine = [k for k, c in enumerate(layout.columns) if k and columns_of(c) == {column}]
     sizes = {level.name: len(members) for level, members in zip(layout.levels, statistics.members, strict=True)}
-    for level in sorted(layout.levels, key=lambda level: sizes[level.name]):
-        if mine and constant_within(statistics, level)[mine].all():
-            return level
-    return None
+    levels = sorted(layout.levels, key=lambda level: sizes[level.name])
+    constant = [(level, constant_within(statistics, level)) for level in levels]
+    found: dict[str, Level | None] = {}
+    for name in columns:
+        mine = [k for k, c in enumerate(layout.columns) if k and columns_of(c) == {name}]
+        found[name] = next((level for level, flags in constant if mine and flags[mine].all()), None)
+    return found
 
 
 def constant_within(statistics: Statistics, level: Level) -> NDArray[np.bool_]:

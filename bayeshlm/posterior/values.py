@@ -263,10 +263,15 @@ def labels_of(statistics: Statistics, question: Question) -> list[Any]:
     return _labels(statistics, str(question.column))
 
 
-def check_reference(statistics: Statistics, question: Question, reference: Any) -> None:
-    """Raise DataError, before any draws, for a reference that is not compared."""
+def check_question(statistics: Statistics, question: Question, reference: Any = None) -> None:
+    """Raise DataError, before any draws, for a question or a reference that cannot be answered for."""
+    labels = labels_of(statistics, question)
     if reference is not None:
-        _place(question, labels_of(statistics, question), reference)
+        _place(question, labels, reference)
+    if question.level is None:
+        places = {} if question.subgroup is None else {question.subgroup: _labels(statistics, question.subgroup)[0]}
+        for label in labels:
+            _weights(statistics, {**places, str(question.column): label})
 
 
 def _labels(statistics: Statistics, column: str) -> list[Any]:
