@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.errors import FormulaError
+from bayeshlm.spec.spellings import our_spelling
 
 STATEFUL = ("center", "scale")  # need a constant of the data: its mean, and its standard deviation
 FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs")
 IDENTITY = ("I", "C")
+KNOWN = (*FUNCTIONS, *STATEFUL, *IDENTITY)
 OPERATORS: dict[type[ast.operator], str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**",
 }  # fmt: skip
@@ -126,9 +128,10 @@ def _read(tree: ast.expr, names: Mapping[str, str], text: str, depth: int) -> No
         return Node("operator", OPERATORS[type(tree.op)], sides)
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.keywords:
         return _read_call(tree, tree.func.id, names, text, depth)
+    instead = our_spelling(tree, KNOWN, lambda source: shown(source, names))
     raise FormulaError(
-        f"{text!r} is outside the formula grammar. Allowed: columns, numbers, + - * / **, "
-        f"{', '.join((*FUNCTIONS, *STATEFUL, *IDENTITY))}. Compute anything else as a column beforehand."
+        f"{text!r} is outside the formula grammar. {instead or 'Allowed: columns, numbers, + - * / **, '}"
+        f"{'' if instead else ', '.join(KNOWN) + '. Compute anything else as a column beforehand.'}"
     )
 
 
@@ -137,9 +140,11 @@ def _read_call(tree: ast.Call, function: str, names: Mapping[str, str], text: st
         raise FormulaError(
             f"{text!r}: offset() is a term of its own on the right of '~', p(successes, trials) the whole left side."
         )
-    if function not in (*FUNCTIONS, *STATEFUL, *IDENTITY):
-        known = ", ".join((*FUNCTIONS, *STATEFUL, *IDENTITY))
-        raise FormulaError(f"Unknown function {function!r} in {text!r}; known are {known}.")
+    if function not in KNOWN:
+        instead = our_spelling(tree, KNOWN, lambda source: shown(source, names))
+        raise FormulaError(
+            f"Unknown function {function!r} in {text!r}; known are {', '.join(KNOWN)}. {instead}".strip()
+        )
     most = 2 if function == "C" else 1
     if not 1 <= len(tree.args) <= most or isinstance(tree.args[0], ast.Starred):
         raise FormulaError(f"{function}() in {text!r} takes one argument, got {len(tree.args)}.")
@@ -147,7 +152,8 @@ def _read_call(tree: ast.Call, function: str, names: Mapping[str, str], text: st
     label = (_read_reference(tree.args[1], names, text),) if len(tree.args) == 2 else ()
     if function == "C" and (child.kind != "column" or depth > 0):
         raise FormulaError(
-            f'C() in {text!r} takes one column and stands alone, as in C(grade) or C(arm, Treatment("usual care")).'
+            f'C() in {text!r} takes one column and stands alone, as in C(grade) or C(arm, Treatment("usual care")). '
+            "Categories of anything else are computed as a column beforehand."
         )
     if function in STATEFUL and any(child.stateful()):
         raise FormulaError(f"{text!r}: center() and scale() cannot be nested.")
@@ -166,7 +172,7 @@ def _read_reference(tree: ast.expr, names: Mapping[str, str], text: str) -> Node
             return Node("label", str(label.value))
     raise FormulaError(
         f'{text!r}: the second argument of C() is the reference, as in C(arm, Treatment("usual care")); a category in '
-        "quotes, or a whole number."
+        "quotes, or a whole number. For the categories of two columns together write C(a):C(b)."
     )
 
 

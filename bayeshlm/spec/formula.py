@@ -12,6 +12,7 @@ from typing import Any
 
 from bayeshlm.errors import FormulaError, listed
 from bayeshlm.spec.expressions import Quoted, parse_expression, shown
+from bayeshlm.spec.spellings import ALL_COLUMNS, DOT, OPERATORS, of_grouping
 from bayeshlm.spec.terms import (
     Factor,
     Formula,
@@ -26,6 +27,7 @@ from bayeshlm.spec.terms import (
 PLACEHOLDER = "bq_{}_bq"  # an identifier that stands for the k-th backticked name while the text is parsed
 MAX_LENGTH = 10_000
 MAX_TERMS = 10_000  # work of expanding one product or power; (20 names)**3 takes 0.2 s
+PLAIN_SUM = re.compile(r"\s*\+?\s*(1|[^\W\d]\w*(\([^\W\d]\w*\))?)(\s*\+\s*(1|[^\W\d]\w*(\([^\W\d]\w*\))?))*\s*")
 QUOTED = re.compile(r"""(`[^`]*`|"[^"`]*"|'[^'`]*')""")
 SIGMA_PART = re.compile(r"\s*(?:;|\n)\s*sigma\s*~")
 
@@ -38,8 +40,9 @@ def parse_formula(text: str) -> Formula:
     text : str
         ``response ~ terms``, with ``a*b``, ``a:b``, ``-1`` or ``0``, transforms (``log1p(x)``, ``center(x)``,
         ``I(x**2)``, ``C(g)``, ``C(g, Treatment("usual"))`` to name the reference), ``(effects | a/b)``,
-        ``(effects || g)``, ``offset(log(exposure))``; names that are not identifiers in backticks. The
-        response of a binomial model is ``p(successes, trials)``. After a semicolon or on a line of its own, ``sigma ~ g`` gives each category of a column its own residual standard deviation.
+        ``(effects || g)``, ``offset(log(exposure))``; names that are not identifiers in backticks. The response of a
+        binomial model is ``p(successes, trials)``. After a semicolon or on a line of its own, ``sigma ~ g`` gives each
+        category of a column its own residual standard deviation.
 
     Raises
     ------
@@ -216,8 +219,8 @@ def _group_bar(item: str, text: str, names: Mapping[str, str]) -> tuple[str, str
     match = re.fullmatch(r"\(([^()|]*(?:\([^|]*\)[^()|]*)*)(\|\|?)([^()|]*)\)", item)
     if match is None:
         raise FormulaError(
-            f"Cannot read {shown(item, names)!r}: group-specific effects are written (1 | g), (1 + x | g), "
-            "(x || g) or (1 | a/b), each in its own brackets."
+            f"Cannot read {shown(item, names)!r}: group-specific effects are written (1 | g), (1 + x | g), (x || g) or "
+            f"(1 | a/b), each in its own brackets. {of_grouping(item, lambda source: shown(source, names))}".strip()
         )
     return match[1], match[3], match[2] == "|"
 
@@ -234,7 +237,8 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
         columns = [name.strip() for name in part.split(":")]
         if not all(name.isidentifier() and not isinstance(names.get(name), Quoted) for name in columns):
             raise FormulaError(
-                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks."
+                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks. "
+                f"{of_grouping(grouping, lambda source: shown(source, names))}".strip()
             )
         levels.append((*(levels[-1] if levels else ()), *(names.get(name, name) for name in columns)))
     repeated = [level for level in levels if len(set(level)) < len(level)]
@@ -245,9 +249,14 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
 
 def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]:
     """Expand operators with formulaic's parser; factors stay text and are read by our own grammar."""
+    plain = _plain_sum(source)
+    if plain is not None:
+        return tuple(dict.fromkeys((Term(), *(Term((_factor(factor, names),)) for factor in plain))))
     from formulaic.errors import FormulaicError
     from formulaic.parser import DefaultFormulaParser
 
+    if DOT.search(source):
+        raise FormulaError(f"{shown(text, names)!r}: {ALL_COLUMNS}")
     parser = DefaultFormulaParser(include_intercept=True)
     try:
         _work(parser.get_ast(f"~ {source}"), names, shown(text, names))
@@ -257,7 +266,10 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
         raise
     except (FormulaicError, SyntaxError, ValueError, TypeError, AttributeError, RecursionError, KeyError) as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
-        raise FormulaError(f"Cannot parse {shown(text, names)!r}: {reason[0] if reason else 'syntax'}") from error
+        sign = re.search(r"Unknown operator '(.)", str(error))
+        instead = OPERATORS.get(sign[1], "") if sign else ""
+        said = f"Cannot parse {shown(text, names)!r}: {reason[0] if reason else 'syntax'}"
+        raise FormulaError(f"{said} {instead}".strip()) from error
     terms = []
     for formulaic_term in formulaic_terms:
         sources = [str(factor.expr) for factor in formulaic_term.factors]
@@ -271,6 +283,17 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
     if constant:
         raise FormulaError(f"These terms name no column: {listed(constant)}.")
     return tuple(sorted(dict.fromkeys(terms), key=lambda term: len(term.factors)))
+
+
+def _plain_sum(source: str) -> list[str] | None:
+    """The factors of a sum of names, such as ``1 + x + log(z)``; None for anything else.
+
+    Such a sum needs no parser; formulaic imports pandas and SciPy, two thirds of the time until a wrong column is told.
+    """
+    if PLAIN_SUM.fullmatch(source) is None:
+        return None
+    factors = [factor for factor in re.split(r"[+\s]+", source) if factor not in ("", "1")]
+    return None if any(map(keyword.iskeyword, factors)) else factors
 
 
 def _work(tree: Any, names: Mapping[str, str], text: str) -> tuple[int, frozenset[str]]:

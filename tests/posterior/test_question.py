@@ -196,7 +196,7 @@ def test_a_number_has_a_slope_and_a_curve() -> None:
     assert curve.table.loc[17.5, "difference"] == pytest.approx(np.median(flat(logged, "log1p(dose)")) * np.log(18.5))
     ages = bh.compare(logged, "age").table.index.to_numpy()  # of a number of rows: a sd to either side, on its scale
     mean, sd = np.log(data["age"]).mean(), np.log(data["age"]).std(ddof=0)
-    assert ages == pytest.approx(np.exp([mean - sd, mean, mean + sd]), rel=1e-5)
+    assert ages == pytest.approx(np.exp([mean - sd, mean, mean + sd]), abs=0.5)  # to two digits of their spread
 
 
 def test_effects_by_subgroup_and_their_difference(posteriors: dict[str, xr.DataTree]) -> None:
@@ -238,7 +238,7 @@ def test_subgroups_of_several_arms_on_a_log_scale() -> None:
     three, more = flat(posterior, "three"), flat(posterior, "three:sex").reshape(len(flat(posterior, "sex")), -1)
     c_men = three[:, 1] + more[:, 1] - three[:, 0] - more[:, 0]
     assert found.table.loc["c, sex m", "ratio"] == pytest.approx(np.median(np.exp(c_men)))
-    assert found.pairs[["a", "b"]].to_numpy().tolist() == [["a, sex f", "a, sex m"], ["c, sex f", "c, sex m"]]
+    assert found.pairs[["a", "b"]].to_numpy().tolist() == [["a, sex m", "a, sex f"], ["c, sex m", "c, sex f"]]
     ratio = found.pair("c, sex m", "c, sex f")["ratio"]
     assert ratio == pytest.approx(np.median(np.exp(more[:, 1] - more[:, 0])))
 
