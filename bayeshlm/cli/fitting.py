@@ -193,11 +193,12 @@ def check_comparable(statistics: Statistics, names: Sequence[str], reference: st
 def judge(posterior: xr.DataTree) -> Diagnosis:
     """The diagnosis behind `attrs["status"]`.
 
-    The exact engine draws group effects independently, and there may be very many: then it is of the parameters alone.
+    Where the engine draws group effects independently there may be very many, and it is of the parameters alone.
     """
+    from bayeshlm.engines.select import INDEPENDENT
     from bayeshlm.posterior.diagnose import diagnose
 
-    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
+    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
 
 
 def compared(

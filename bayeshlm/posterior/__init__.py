@@ -6,7 +6,7 @@ the values of a number are worth), `wording` (probabilities with the digits that
 and `hyper` (back to what the engine computes with).
 
 * `diagnose`, `convergence`: did it converge?
-* `summarize`, `compare`, `predict`: effects, decisions, predictions
+* `summarize`, `compare` (`comparison`: its record and words; `response`: arms on the response's scale), `predict`
 * `loo`, `evidence`, `sensitivity`, `check`, `naive`: how far to trust it, and what an analysis of rows would claim
 * `store`: save and load
 """

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.source.writer import pymc_source
+from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
@@ -99,7 +100,7 @@ def collect(
 ) -> Contents:  # fmt: skip
     """Read the posterior once; all figures and tables come from the records made here."""
     model, statistics = model_of(posterior), statistics_of(posterior)
-    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
+    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
     question, unanswered = _question(statistics, by, reference)
     numbers = all(np.isfinite(variable.to_numpy()).all() for variable in posterior["posterior"].data_vars.values())
     recorded = str(posterior.attrs.get("status", "PASS"))
