@@ -178,12 +178,12 @@ def _number(text: str) -> float | None:
 def check_comparable(statistics: Statistics, names: Sequence[str], reference: str | None = None) -> None:
     """Refuse, before the fit, what cannot be compared after it. Raises DataError naming every such name."""
     from bayeshlm.posterior.question import resolve
-    from bayeshlm.posterior.values import check_reference
+    from bayeshlm.posterior.values import check_question
 
     problems = []
     for name in names:
         try:
-            check_reference(statistics, resolve(statistics, name), reference)
+            check_question(statistics, resolve(statistics, name), reference)
         except DataError as error:
             problems.append(f"Cannot compare {name!r}: {error}")
     if problems:
@@ -193,11 +193,12 @@ def check_comparable(statistics: Statistics, names: Sequence[str], reference: st
 def judge(posterior: xr.DataTree) -> Diagnosis:
     """The diagnosis behind `attrs["status"]`.
 
-    The exact engine draws group effects independently, and there may be very many: then it is of the parameters alone.
+    Where the engine draws group effects independently there may be very many, and it is of the parameters alone.
     """
+    from bayeshlm.engines.select import INDEPENDENT
     from bayeshlm.posterior.diagnose import diagnose
 
-    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
+    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
 
 
 def compared(

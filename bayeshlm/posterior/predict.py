@@ -105,7 +105,7 @@ def predict(
             stacklevel=outside_package(),
         )  # fmt: skip
     of_groups, of_rows = np.random.SeedSequence(seed).spawn(2)
-    effects = _effects(posterior, layout, members, rows, np.random.default_rng(of_groups))
+    effects = row_effects(posterior, layout, members, rows, np.random.default_rng(of_groups))
     count = np.bincount(cells, minlength=len(labels))
     out = _averages(
         posterior, kind, model, layout, rows, cells, len(labels), effects, np.random.default_rng(of_rows), progress
@@ -165,7 +165,7 @@ def _averages(
     with progress_bar("predicting", rows.count, shown=progress and rows.count > SLOW * step) as told:
         for start in range(0, rows.count, step):
             part = slice(start, min(start + step, rows.count))
-            predictor = _predictor(layout, rows, part, beta, effects)
+            predictor = row_predictor(layout, rows, part, beta, effects)
             numbers = {name: column[part, None] for name, column in rows.numbers.items()}
             if sigmas is not None:
                 parameters["sigma"] = sigmas[rows.part[part]]
@@ -208,7 +208,7 @@ def _check_memory(layout: Layout, rows: NewRows, draws: int, results: int) -> No
         )
 
 
-def _effects(
+def row_effects(
     posterior: xr.DataTree, layout: Layout, members: tuple[Any, ...], rows: NewRows, rng: np.random.Generator
 ) -> list[tuple[NDArray[np.int64], Array]]:
     """Per level (position of each row's group, (effects, groups that occur, draws))."""
@@ -225,7 +225,7 @@ def _effects(
     return found
 
 
-def _predictor(
+def row_predictor(
     layout: Layout, rows: NewRows, part: slice, beta: Array, effects: list[tuple[NDArray[np.int64], Array]]
 ) -> Array:
     """(rows, draws) of the linear predictor."""
