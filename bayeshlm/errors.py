@@ -33,6 +33,16 @@ class BayeshlmWarning(UserWarning):
     """Something was done that the user should know of: rows dropped, default priors, a fallback."""
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a Rust library's panic: to Python no `Exception`, and of a class that cannot be imported."""
+    return any(kind.__name__ == "PanicException" for kind in type(error).__mro__)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something went wrong, as opposed to a wish to stop (Ctrl-C, SystemExit)."""
+    return isinstance(error, Exception) or is_panic(error)
+
+
 def listed(names: object, limit: int = 10) -> str:
     """Join names for a message, quoted, at most `limit` of them and the count of the rest."""
     items = [repr(str(name)) for name in names]  # type: ignore[attr-defined]  # any iterable; str() below is total

@@ -105,7 +105,7 @@ if __name__ == "__main__":
     world = bh.simulate(model, design, params=params, random_seed=2026)
     posterior = bh.fit(model, world.data, random_seed=2026)
     print(bh.diagnose(posterior).to_text())
-    print(bh.compare(posterior, "method").to_text())
+    print(bh.compare(posterior, "method", maximize=True).to_text())
     ignoring = bh.Model(model.formula, family=model.family, priors=model.priors)
     taken_as_exact = bh.fit(ignoring, world.data, random_seed=2026)
     for label, tree in (("with the ceiling", posterior), ("ceiling ignored", taken_as_exact)):

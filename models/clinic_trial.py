@@ -75,5 +75,5 @@ if __name__ == "__main__":
     world = bh.simulate(model, design, params=params, random_seed=2026)
     posterior = bh.fit(model, world.data, random_seed=2026)
     print(bh.diagnose(posterior).to_text())
-    print(bh.compare(posterior, "therapy").to_text())
+    print(bh.compare(posterior, "therapy", maximize=True).to_text())
     print("In truth, known here because the trial was simulated, the new therapy multiplies the odds by 1.65.")

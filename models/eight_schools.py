@@ -78,4 +78,4 @@ if __name__ == "__main__":
     posterior = bh.fit(model, load(), random_seed=1981)
     print(bh.diagnose(posterior).to_text())
     print(bh.summarize(posterior).round(2).to_string(index=False))
-    print(bh.compare(posterior, "school").to_text())
+    print(bh.compare(posterior, "school", maximize=True).to_text())

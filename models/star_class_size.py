@@ -42,6 +42,7 @@ designs = bh.Design.grid(
     treatments=dict(design.treatments),
 )
 decide = "cltype"
+maximize = True
 costs = {"sch": 10_000, "tch": 2_000, "pupil": 20}
 target = {"expected_loss": 1.0}  # points of the reading score
 
@@ -139,6 +140,6 @@ def pymc_model(data: pd.DataFrame) -> pm.Model:
 if __name__ == "__main__":
     posterior = bh.fit(model, load(), random_seed=1985)
     print(bh.diagnose(posterior).to_text())
-    print(bh.compare(posterior, "cltype").to_text())
+    print(bh.compare(posterior, "cltype", maximize=True).to_text())
     table = bh.summarize(posterior)
     print(table[table["kind"] != "group effect"].round(2).to_string(index=False))

@@ -63,6 +63,7 @@ designs = bh.Design.grid(
     covariates={"hs_gpa": bh.Normal(3, 0.25)},
 )
 decide = "method"
+maximize = True
 costs = {"instructor": 500, "student": 5}
 target = {"expected_loss": 0.01}
 # The seed study's spread of methods, instructors and students; the other parameters come from their priors.
@@ -119,6 +120,6 @@ if __name__ == "__main__":
     world = bh.simulate(model, design, params=params, random_seed=2026)
     posterior = bh.fit(model, world.data, random_seed=2026)
     print(bh.diagnose(posterior).to_text())
-    print(bh.compare(posterior, "method").to_text())
+    print(bh.compare(posterior, "method", maximize=True).to_text())
     best = world.truth["1|method"].to_series().idxmax()
     print(f"In truth, known here because the study was simulated, method {best} is the best.")

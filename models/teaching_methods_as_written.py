@@ -104,6 +104,6 @@ if __name__ == "__main__":
     world = bh.simulate(model, design, params=params, random_seed=2026)
     posterior = bh.fit(model, world.data, random_seed=2026)
     print(bh.diagnose(posterior).to_text())
-    print(bh.compare(posterior, "method").to_text())
+    print(bh.compare(posterior, "method", maximize=True).to_text())
     best = world.truth["1|method"].to_series().idxmax()
     print(f"In truth, known here because the study was simulated, method {best} is the best.")

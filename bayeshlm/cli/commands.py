@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bayeshlm import __version__
 from bayeshlm.cli.terminal import NOT_CONVERGED, session
+from bayeshlm.version import __version__
 
 app = typer.Typer(
     name="bayeshlm",
@@ -35,6 +35,19 @@ Family = Literal[
 ]
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Same seed, same machine, same answer. Default: a new one.")
+]
+
+Direction = Annotated[
+    bool | None,
+    typer.Option(
+        "--maximize/--minimize",
+        help="Whether larger or smaller responses are better. Without it nothing is chosen.",
+        show_default=False,
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", help="What the others are compared with; default: the first.", metavar="LABEL"),
 ]
 
 
@@ -76,9 +89,9 @@ def demo(
     help=_help(
         "Fit a model to a CSV or Parquet file, and decide between groups.",
         examples=(
-            "  bayeshlm fit students.parquet --family lognormal --compare method \\\n"
+            "  bayeshlm fit students.parquet --family lognormal --compare method --maximize \\\n"
             "    -f 'score ~ log1p(hs_gpa) + (1 | method/instructor)'\n"
-            "  bayeshlm fit 'trial-*.csv' -f 'pain ~ arm + (1 | clinic)' --compare arm \\\n"
+            "  bayeshlm fit 'trial-*.csv' -f 'pain ~ arm + (1 | clinic)' --compare arm --minimize \\\n"
             "    --prior '1|clinic_sigma=HalfNormal(2)' --out fit.nc --report fit.html\n"
             "  bayeshlm fit trial.csv --family binomial -f 'p(recovered, patients) ~ arm + (1 | clinic)'\n"
             "  bayeshlm fit scores.csv --family lognormal --censored ,100 -f 'score ~ (1 | method/instructor)'"
@@ -108,9 +121,13 @@ def fit(
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            "--compare", help="Level or categorical effect to decide between; may be repeated.", metavar="NAME"
+            "--compare",
+            help="Treatment, number or level to compare; arm:sex for the effect of arm by sex. May be repeated.",
+            metavar="NAME",
         ),
     ] = None,
+    maximize: Direction = None,
+    reference: Reference = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Save the posterior: .nc or .zarr.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write a report: .html.")] = None,
     se: Annotated[str | None, typer.Option("--se", help="Column of known standard errors.", metavar="COLUMN")] = None,
@@ -127,8 +144,8 @@ def fit(
         ),
     ] = None,
     engine: Annotated[
-        Literal["auto", "exact", "nuts"],
-        typer.Option("--engine", help="auto: the exact engine where it applies, else NUTS."),
+        Literal["auto", "exact", "quadrature", "nuts"],
+        typer.Option("--engine", help="auto: the exact engine or quadrature where they apply, else NUTS."),
     ] = "auto",
     missing: Annotated[
         Literal["drop", "error"], typer.Option("--missing", help="Rows with missing values: leave out, or refuse.")
@@ -142,7 +159,7 @@ def fit(
 
         request = fitting.Request(
             data, formula, family, prior or [], se, weights, censored, out, report, compare or [], engine, draws,
-            chains, seed, missing,
+            chains, seed, missing, maximize, reference,
         )  # fmt: skip
         _finish(fitting.run(terminal, request))
 
@@ -273,20 +290,22 @@ def pymc(
 @app.command(
     help=_help(
         "Write the report of a saved posterior: one HTML file that needs nothing else.",
-        examples="  bayeshlm report fit.nc\n  bayeshlm report fit.nc --by method --out methods.html",
+        examples="  bayeshlm report fit.nc\n  bayeshlm report fit.nc --by method --maximize --out methods.html",
     )
 )
 def report(
     posterior: Annotated[Path, typer.Argument(help="Posterior saved by `fit --out` or bayeshlm.save.", metavar="FIT")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Report to write: .html.")] = Path("report.html"),
     by: Annotated[
-        str | None, typer.Option("--by", help="Level or categorical effect to decide between.", metavar="NAME")
+        str | None, typer.Option("--by", help="Treatment, number or level to compare.", metavar="NAME")
     ] = None,
+    maximize: Direction = None,
+    reference: Reference = None,
 ) -> None:
     with session() as terminal:
         from bayeshlm.cli import fitting
 
-        _finish(fitting.report(terminal, posterior, out=out, by=by))
+        _finish(fitting.report(terminal, posterior, out=out, by=by, maximize=maximize, reference=reference))
 
 
 def _study(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeshlm.cli import tables
 from bayeshlm.cli.simulating import check_targets
 from bayeshlm.cli.terminal import Terminal
 from bayeshlm.errors import DataError, PriorError, listed
@@ -48,6 +47,8 @@ class Request:
     chains: int
     seed: int | None
     missing: str
+    maximize: bool | None
+    reference: str | None
 
 
 def run(terminal: Terminal, request: Request) -> str:
@@ -58,9 +59,11 @@ def run(terminal: Terminal, request: Request) -> str:
             f"{len(request.data)} files are given: {listed(request.data)}. For several files of one table give a "
             "pattern in quotes, so that bayeshlm and not the shell expands it: 'data/*.csv'."
         )
-    terminal.stage("start", load_libraries)
+    from bayeshlm.data.frames.sources import open_path
+
+    source = request.data[0]
+    open_path(source)  # whether it is there and a table, before anything that takes longer to import
     from bayeshlm.data.compress import complete_rows, compress, moments
-    from bayeshlm.fit import fit
     from bayeshlm.spec.model import Model
 
     model = Model(
@@ -71,7 +74,6 @@ def run(terminal: Terminal, request: Request) -> str:
         weights=request.weights,
         censored=parse_censored(request.censored),
     )
-    source = request.data[0]
 
     def read() -> Statistics:
         if model.moments_suffice:
@@ -80,7 +82,10 @@ def run(terminal: Terminal, request: Request) -> str:
 
     statistics = terminal.stage("read", read, rows_and_groups)
     data = statistics if model.moments_suffice else source
-    check_comparable(statistics, request.compare)
+    check_comparable(statistics, request.compare, request.reference)
+    terminal.stage("start", load_libraries)
+    from bayeshlm.fit import fit
+
     posterior = terminal.stage(
         "fit",
         lambda: fit(
@@ -96,27 +101,31 @@ def run(terminal: Terminal, request: Request) -> str:
         lambda p: f"{request.chains} chains of {request.draws:,} draws, {p.attrs['engine']} engine",
     )
     found = terminal.stage("diagnose", lambda: judge(posterior))
-    comparisons = [compared(posterior, by, found) for by in request.compare]
-    write(terminal, posterior, out=request.out, report=request.report, by=next(iter(request.compare), None))
+    maximize, reference = request.maximize, request.reference
+    comparisons = [compared(posterior, by, found, maximize=maximize, reference=reference) for by in request.compare]
+    first = next(iter(request.compare), None)
+    write(terminal, posterior, out=request.out, report=request.report, by=first, maximize=maximize, reference=reference)
     show(terminal, posterior, found, comparisons)
     return found.status
 
 
-def report(terminal: Terminal, source: Path, *, out: Path, by: str | None) -> str:
+def report(
+    terminal: Terminal, source: Path, *, out: Path, by: str | None, maximize: bool | None, reference: str | None
+) -> str:
     """Write the report of a saved posterior. Its status: PASS, REVIEW or FAIL."""
     check_targets([(out, REPORT_SUFFIXES)])
-    terminal.stage("start", load_libraries)
     from bayeshlm.data.store import statistics_from_dataset
     from bayeshlm.posterior.store import load_posterior
 
     posterior = terminal.stage("load", lambda: load_posterior(source), lambda _: str(source))
     if by is not None:
-        check_comparable(statistics_from_dataset(posterior["statistics"].to_dataset()), [by])
+        check_comparable(statistics_from_dataset(posterior["statistics"].to_dataset()), [by], reference)
+    terminal.stage("start", load_libraries)
     found = terminal.stage("diagnose", lambda: judge(posterior))
-    write(terminal, posterior, out=None, report=out, by=by)
+    write(terminal, posterior, out=None, report=out, by=by, maximize=maximize, reference=reference)
     terminal.status(found.status, found.to_text())
     if by is not None:
-        decision(terminal, compared(posterior, by, found))
+        decision(terminal, compared(posterior, by, found, maximize=maximize, reference=reference))
     return found.status
 
 
@@ -166,40 +175,47 @@ def _number(text: str) -> float | None:
         return None
 
 
-def check_comparable(statistics: Statistics, names: Sequence[str]) -> None:
+def check_comparable(statistics: Statistics, names: Sequence[str], reference: str | None = None) -> None:
     """Refuse, before the fit, what cannot be compared after it. Raises DataError naming every such name."""
-    from bayeshlm.posterior.draws import find_level
+    from bayeshlm.posterior.question import resolve
+    from bayeshlm.posterior.values import check_question
 
-    categories = list(statistics.layout.categories)
-    factors = {*categories, *(f"C({name})" for name in categories)}
-    unknown = [name for name in names if find_level(statistics, name) is None and name not in factors]
-    if unknown:
-        known = listed([level.name for level in statistics.layout.levels] + categories)
-        raise DataError(
-            f"Cannot compare {listed(unknown)}: neither a level nor a categorical common effect. There are {known}."
-        )
+    problems = []
+    for name in names:
+        try:
+            check_question(statistics, resolve(statistics, name), reference)
+        except DataError as error:
+            problems.append(f"Cannot compare {name!r}: {error}")
+    if problems:
+        raise DataError(" ".join(problems))
 
 
 def judge(posterior: xr.DataTree) -> Diagnosis:
     """The diagnosis behind `attrs["status"]`.
 
-    The exact engine draws group effects independently, and there may be very many: then it is of the parameters alone.
+    Where the engine draws group effects independently there may be very many, and it is of the parameters alone.
     """
+    from bayeshlm.engines.select import INDEPENDENT
     from bayeshlm.posterior.diagnose import diagnose
 
-    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
+    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
 
 
-def compared(posterior: xr.DataTree, by: str, found: Diagnosis) -> Comparison:
+def compared(
+    posterior: xr.DataTree, by: str, found: Diagnosis, *, maximize: bool | None, reference: str | None = None
+) -> Comparison:
     """A comparison under the diagnosis that is printed beside it."""
     import dataclasses
 
     from bayeshlm.posterior.compare import compare
 
-    return dataclasses.replace(compare(posterior, by), status=found.status)
+    return dataclasses.replace(compare(posterior, by, maximize=maximize, reference=reference), status=found.status)
 
 
-def write(terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, report: Path | None, by: str | None) -> None:
+def write(
+    terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, report: Path | None, by: str | None,
+    maximize: bool | None, reference: str | None = None,
+) -> None:  # fmt: skip
     """Save the posterior and write the report, where asked for."""
     if out is not None:
         from bayeshlm.posterior.store import save
@@ -208,11 +224,16 @@ def write(terminal: Terminal, posterior: xr.DataTree, *, out: Path | None, repor
     if report is not None:
         from bayeshlm.report.html import report as write_report
 
-        terminal.stage("report", lambda: write_report(posterior, report, by=by), lambda p: str(p))
+        terminal.stage(
+            "report",
+            lambda: write_report(posterior, report, by=by, maximize=maximize, reference=reference),
+            lambda p: str(p),
+        )
 
 
 def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, comparisons: Sequence[Comparison]) -> None:
     """Convergence, decisions, and the parameters behind them."""
+    from bayeshlm.cli import tables
     from bayeshlm.posterior.draws import model_of
     from bayeshlm.posterior.shares import residual_note
     from bayeshlm.posterior.summarize import summarize
@@ -234,10 +255,14 @@ def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, compariso
     if (summary["kind"] == "derived").any():
         terminal.grid(tables.parameters(summary, "derived", "Shares of variance", residual_note(model)))
     if not comparisons:
-        levels = [group.level_name for group in model.terms.groups]
-        if levels:
+        from bayeshlm.posterior.draws import statistics_of
+        from bayeshlm.posterior.question import treatment
+
+        asked = treatment(statistics_of(posterior))
+        names = [group.level_name for group in model.terms.groups] if asked is None else [asked.name]
+        if names:
             terminal.out.print()
-            terminal.say(f"Which group is best? Ask with --compare, for example --compare {levels[0]}.", style="dim")
+            terminal.say(f"By how much? Which is better? Ask, as in --compare {names[0]} --maximize.", style="dim")
 
 
 def without_groups(posterior: xr.DataTree) -> xr.DataTree:
@@ -255,10 +280,12 @@ def without_groups(posterior: xr.DataTree) -> xr.DataTree:
 
 
 def decision(terminal: Terminal, comparison: Comparison) -> None:
-    """Verdict, groups, contrasts with the best: one record behind all three."""
+    """Verdict, groups, contrasts: one record behind all three."""
+    from bayeshlm.cli import tables
+
     terminal.verdict(comparison.verdict(), comparison.status)
     terminal.grid(tables.comparison(comparison))
-    if len(comparison.table) > 1:
+    if len(comparison.pairs):
         terminal.out.print()
         terminal.grid(tables.contrasts(comparison))
 
@@ -274,6 +301,6 @@ def rows_and_groups(statistics: Statistics) -> str:
 
 
 def load_libraries() -> None:
-    """Import what every fit needs, so that the times after it are of the work."""
-    for name in ("arviz_stats.base", "pandas", "scipy.optimize", "scipy.stats", "xarray", "bayeshlm.fit"):
+    """Import what every fit needs and reading does not, so that the times after it are of the work."""
+    for name in ("pandas", "scipy.optimize", "scipy.stats", "xarray", "bayeshlm.fit"):
         importlib.import_module(name)

@@ -73,11 +73,11 @@ def run(terminal: Terminal, *, folder: Path, seed: int) -> str:
         lambda p: f"{p['posterior'].sizes['chain']} chains of {p['posterior'].sizes['draw']:,} draws, no approximation",
     )  # fmt: skip
     found = terminal.stage("diagnose", lambda: fitting.judge(posterior))
-    comparison = terminal.stage("compare", lambda: fitting.compared(posterior, "method", found))
+    comparison = terminal.stage("compare", lambda: fitting.compared(posterior, "method", found, maximize=True))
     data, truth = folder / "students.parquet", folder / "truth.nc"
     terminal.stage("write", lambda: simulating.write_data(world.data, data), lambda p: str(p))
     terminal.stage("write", lambda: simulating.write_result(world.truth, truth), lambda p: str(p))
-    fitting.write(terminal, posterior, out=folder / "fit.nc", report=folder / "report.html", by="method")
+    fitting.write(terminal, posterior, out=folder / "fit.nc", report=folder / "report.html", by="method", maximize=True)
 
     terminal.status(found.status, found.to_text())
     terminal.verdict(comparison.verdict(), comparison.status)
@@ -93,8 +93,9 @@ def run(terminal: Terminal, *, folder: Path, seed: int) -> str:
     for name, what in FILES.items():
         terminal.line(f"  {folder / name!s:<{widest}}  {what}")
     terminal.heading("Next: the same on a table of yours")
-    terminal.line(f"  bayeshlm fit {shlex.quote(str(data))} --family lognormal --compare method \\")
-    terminal.line(f"    --formula {shlex.quote(FORMULA)}")
+    terminal.line(f"  bayeshlm fit {shlex.quote(str(data))} --family lognormal \\")
+    terminal.line(f"    --formula {shlex.quote(FORMULA)} \\")
+    terminal.line("    --compare method --maximize")
     return found.status
 
 
@@ -108,14 +109,14 @@ def multipliers(truth: xr.Dataset) -> xr.DataArray:
 def hindsight(comparison: Comparison, truth: xr.DataArray) -> str:
     """Whether the truly best method was chosen, and what the choice costs if not."""
     best = truth["method"].to_numpy()[truth.to_numpy().argmax()]
-    if best == comparison.best:
+    if best == comparison.leading:
         return f"Method {best} is truly the best one: the right choice."
-    chosen = float(truth.sel({"method": comparison.best}))  # as a keyword `method` would be sel's own argument
+    chosen = float(truth.sel({"method": comparison.leading}))  # as a keyword `method` would be sel's own argument
     lost = 1 - chosen / float(truth.max())
     p = comparison.table.loc[best, "p_best"]
     return (
         f"Method {best} is truly the best one; it was given a probability of {tables.percent(float(p))}. "
-        f"Choosing {comparison.best} instead costs {100 * lost:.2g} % of the score."
+        f"Choosing {comparison.leading} instead costs {100 * lost:.2g} % of the score."
     )
 
 

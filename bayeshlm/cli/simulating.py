@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import sys
-import tempfile
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayeshlm.cli.terminal import Terminal
 from bayeshlm.errors import DataError, DesignError, listed
+from bayeshlm.storage.whole import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +46,9 @@ class StudyFile:
 def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: int | None) -> None:
     """Simulate a study and write it."""
     check_targets([(out, DATA_SUFFIXES), (truth, TRUTH_SUFFIXES)])
+    loaded = terminal.stage("load", lambda: load_study(study), lambda s: f"{s.model.formula}, {s.model.family}")
     from bayeshlm.simulation.simulate import simulate
 
-    loaded = terminal.stage("load", lambda: load_study(study), lambda s: f"{s.model.formula}, {s.model.family}")
     world = terminal.stage(
         "simulate",
         lambda: simulate(loaded.model, loaded.design, params=loaded.params, random_seed=seed),
@@ -62,11 +61,11 @@ def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: 
 
 def show_source(terminal: Terminal, study: str, *, parameterization: str) -> None:
     """Print the PyMC source of a study's model, bound to the columns that its design makes."""
+    loaded = load_study(study)
     from bayeshlm.data.compress import complete_rows, moments
     from bayeshlm.engines.pymc.source.writer import pymc_source
     from bayeshlm.simulation.simulate import simulate
 
-    loaded = load_study(study)
     world = simulate(loaded.model, loaded.design, params=loaded.params, random_seed=0)
     statistics = moments(loaded.model, complete_rows(loaded.model, world.data, "drop"))
     terminal.text(pymc_source(statistics, parameterization=parameterization))
@@ -187,23 +186,15 @@ def write_data(data: pd.DataFrame, path: Path) -> Path:
             else:
                 relation.write_parquet(str(part), compression="zstd")
 
-    return _whole(path, write)
+    try:
+        write_whole(path, write)
+    except (OSError, duckdb.IOException) as error:
+        raise DataError(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+    return path
 
 
 def write_result(result: xr.Dataset | xr.DataTree, path: Path) -> Path:
     """Write a truth or a study's result as NetCDF, whole or not at all."""
-    return _whole(path, lambda part: result.to_netcdf(part, engine="h5netcdf"))
+    from bayeshlm.posterior.store import save
 
-
-def _whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write beside the target, then rename over it."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        part = folder / path.name
-        write(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return path
+    return save(result, path)

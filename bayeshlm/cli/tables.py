@@ -7,15 +7,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bayeshlm.cli.terminal import Grid
-from bayeshlm.posterior.compare import spelled
+from bayeshlm.posterior.comparison import spelled
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from bayeshlm.posterior.compare import Comparison
+    from bayeshlm.posterior.comparison import Comparison
 
 SHOWN_GROUPS = 10
+PROBABILITIES = {
+    "p_best": "P(best)", "p_largest": "P(largest)", "p_smallest": "P(smallest)", "p_greater": "P(rise)",
+    "p_rope": "P(equal)",
+}  # fmt: skip
 
 
 def parameters(summary: pd.DataFrame, kind: str, title: str, note: str = "") -> Grid:
@@ -39,19 +43,26 @@ def parameters(summary: pd.DataFrame, kind: str, title: str, note: str = "") -> 
 
 
 def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
-    """Groups, the best first; with `truth` (multipliers or differences) also the true values."""
-    order = found.table.sort_values("expected_loss")
+    """Groups, the leading one first; with `truth` (multipliers or differences) also the true values."""
+    order = found.told()
     top = order.head(SHOWN_GROUPS)
     places = min(
         (decimals(u - low, digits=3) for low, u in zip(top["lower"], top["upper"], strict=True) if u > low), default=3
     )
+    columns = [found.by, spelled(found.effect), _interval(found.prob), "to"]
     figures = [aligned([fixed(v, places) for v in top[column]]) for column in (found.effect, "lower", "upper")]
-    figures.append([percent(p) for p in top["p_best"]])
-    if found.multiplicative:  # of the outcome; with odds, of probability
-        figures.append([f"{100 * loss:.2f} %" for loss in top["expected_loss"]])
-    else:
-        figures.append(aligned([fixed(loss, places) for loss in top["expected_loss"]]))
-    columns = [found.by, spelled(found.effect), _interval(found.prob), "to", "P(best)", "loss"]
+    for name, title in PROBABILITIES.items():
+        if name in top:
+            columns.append(title)
+            figures.append([found.probability(p, short=True) for p in top[name]])
+    loss = ""
+    if "expected_loss" in top:
+        columns.append("loss")
+        loss = " Loss: expected, of choosing this group."
+        if found.multiplicative:  # of the outcome; with odds, of probability
+            figures.append([f"{100 * loss:.2f} %" for loss in top["expected_loss"]])
+        else:
+            figures.append(aligned([fixed(loss, places) for loss in top["expected_loss"]]))
     if "probability" in top:
         columns.append("probability")
         figures.append([percent(p) for p in top["probability"]])
@@ -61,33 +72,30 @@ def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
         figures.append(aligned([fixed(v, places) for v in true]))
         inside = zip(top["lower"], true, top["upper"], strict=True)
         figures.append(["yes" if low <= v <= u else "no" for low, v, u in inside])
-    rest = f" {len(order) - len(top):,} more groups are not shown." if len(order) > len(top) else ""
+    rest = f" {len(order) - len(top):,} more are not shown." if len(order) > len(top) else ""
     effect = spelled(found.effect).capitalize()
-    note = f"{effect} relative to {found.baseline}; loss: expected, if this group is chosen.{rest}"
+    note = f"{effect} {'of' if found.kind == 'subgroups' else 'relative to'} {found.baseline}.{loss}{rest}"
     names = [str(label) for label in top.index]
-    return Grid("", tuple(columns), tuple(zip(names, *figures, strict=True)), note, frozenset({0}))
+    strong = frozenset({0} if found.best is not None else ())
+    return Grid("", tuple(columns), tuple(zip(names, *figures, strict=True)), note, strong)
 
 
 def contrasts(found: Comparison) -> Grid:
-    """The best group against each other one, the strongest rival first."""
-    rivals = found.table.drop(found.best).sort_values("expected_loss").head(SHOWN_GROUPS).index
-    pairs = [found.pair(found.best, rival) for rival in rivals]
+    """Pairs, those with the reference or of the leading group first; of subgroups the differences of effects."""
+    pairs = found.contrasts()
+    shown = pairs.head(SHOWN_GROUPS)
     contrast = found.contrast
-    places = _places((p["lower"], p["upper"]) for p in pairs)
-    figures = [aligned([fixed(p[column], places) for p in pairs]) for column in (contrast, "lower", "upper")]
-    figures += [[percent(p["p_greater"]) for p in pairs], [percent(p["p_rope"]) for p in pairs]]
+    places = _places(zip(shown["lower"], shown["upper"], strict=True))
+    figures = [aligned([fixed(v, places) for v in shown[column]]) for column in (contrast, "lower", "upper")]
+    figures += [[found.probability(p, short=True) for p in shown[column]] for column in ("p_greater", "p_rope")]
     low, high = found.rope
-    columns = (
-        f"{found.best} against",
-        spelled(contrast),
-        _interval(found.prob),
-        "to",
-        "P(greater)",
-        "P(equal)",
-    )
+    columns = ("", spelled(contrast), _interval(found.prob), "to", "P(greater)", "P(equal)")
     between = f"between {low:.3g} and {high:.3g}"
     note = f"P(equal): probability that the {spelled(contrast)} lies {between}, practically no difference."
-    return Grid("", columns, tuple(zip([str(rival) for rival in rivals], *figures, strict=True)), note)
+    if len(found.pairs) > len(shown):
+        note += f" {len(found.pairs) - len(shown):,} more pairs are not shown."
+    names = [f"{a} against {b}" for a, b in zip(shown["a"], shown["b"], strict=True)]
+    return Grid("", columns, tuple(zip(names, *figures, strict=True)), note)
 
 
 def _interval(prob: float) -> str:

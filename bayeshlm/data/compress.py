@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.data.checks import table as checks
-from bayeshlm.data.frames.rows import Rows, bind_layout, drop_incomplete, find_columns, prepare
+from bayeshlm.data.frames.rows import Rows, bind_layout, drop_incomplete, find_columns, prepare, words_note
 from bayeshlm.data.layout import stateful
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.summing.assemble import assemble
@@ -67,7 +67,7 @@ def compress(
         # Complete and finite data need one pass. If the sums show that they are not, each row is looked at.
         cells = None if stateful(model) else sum_cells(model, rows)
         if cells is None:
-            rows = _tell_dropped(drop_incomplete(model, rows, missing=missing))
+            rows = _tell_dropped(model, drop_incomplete(model, rows, missing=missing))
             cells = sum_cells(model, rows)
         if cells is None:
             rows = bind_layout(model, rows)
@@ -84,7 +84,7 @@ def compress(
 def complete_rows(model: Model, data: Any, missing: str) -> Rows:
     """Rows bound to the model, the incomplete ones dropped with a warning or refused; values not yet checked."""
     _check_missing(missing)
-    return _tell_dropped(prepare(model, data, missing=missing))
+    return _tell_dropped(model, prepare(model, data, missing=missing))
 
 
 def moments(model: Model, rows: Rows) -> Statistics:
@@ -101,12 +101,11 @@ def _check_missing(missing: str) -> None:
         raise DataError(f"missing={missing!r}: it is 'drop' or 'error'.")
 
 
-def _tell_dropped(rows: Rows) -> Rows:
+def _tell_dropped(model: Model, rows: Rows) -> Rows:
     if rows.missing:
         dropped = ", ".join(f"{name!r} ({count})" for name, count in rows.missing.items())
-        warnings.warn(
-            f"{rows.total - rows.used} of {rows.total} rows dropped for missing values in {dropped}.",
-            BayeshlmWarning,
-            stacklevel=outside_package(),
-        )
+        notes = [f"{rows.total - rows.used} of {rows.total} rows dropped for missing values in {dropped}."]
+        notes += [f"Note: {words_note(rows.words)}."] if rows.words else []
+        notes += [checks.ungrouped_note(names)] if (names := checks.ungrouped(model, rows.missing)) else []
+        warnings.warn(" ".join(notes), BayeshlmWarning, stacklevel=outside_package())
     return rows

@@ -122,6 +122,12 @@ def categorical_columns(model: Model, numeric: Mapping[str, bool]) -> tuple[str,
     return tuple(dict.fromkeys(found))
 
 
+def bare_columns(model: Model) -> tuple[str, ...]:
+    """Columns that terms name as they are, not in ``C( )`` nor in an expression."""
+    factors = [factor for term in _all_terms(model) for factor in term.factors]
+    return tuple(dict.fromkeys(str(factor.node.value) for factor in factors if factor.node.kind == "column"))
+
+
 def numeric_columns(model: Model, layout: Layout) -> dict[str, bool]:
     """Column -> whether it entered the layout as numbers (a column may also enter as `C(g)`)."""
     bare = {node.value for column in layout.columns for node in column.numeric if node.kind == "column"}
@@ -158,12 +164,14 @@ def bind(
     numeric : mapping
         Column -> whether its type is numeric.
     categories : mapping
-        Categorical column -> its categories in order; the first is the reference where one is dropped.
+        Categorical column -> its categories in order; the first is the reference where one is dropped, unless the
+        formula names it: then that one is put first.
     constants : mapping
         (mean, standard deviation) per `center`/`scale` node.
     declared : mapping, optional
         Categories in the order of the column's type, where it has one.
     """
+    categories = with_references(model, categories)
     builder = _Builder(numeric, categories)
     common = tuple(builder.block(term, term.name, model.terms.common) for term in model.terms.common)
     grouped: dict[frozenset[str], list[GroupTerm]] = {}
@@ -187,13 +195,25 @@ def bound_model(model: Model, layout: Layout) -> Model:
     found = {level.correlation_name for level in layout.levels if level.correlated}
     unsure = [group for group in model.terms.groups if group.has_matrix is None]
     given = {group.correlation_name for group in unsure} & set(model.parameters)
-    if given - found:
+    factors = {level.correlation_name for level in layout.levels if any(block.labels for block in level.blocks)}
+    idle = sorted(given - found - factors)  # a factor may have one category in this part of the data, more in others
+    if idle:
         raise PriorError(
-            f"A prior is given for {listed(sorted(given - found))}, but there is one effect a group and nothing to be "
+            f"A prior is given for {listed(idle)}, but there is one effect a group and nothing to be "
             "correlated: the column is a number. Leave the prior out, or write C(x) for categories."
         )
     lacking = {group.correlation_name for group in unsure} & found - given
     return model.with_priors(dict.fromkeys(sorted(lacking), DEFAULT_CORRELATION)) if lacking else model
+
+
+def with_references(model: Model, categories: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """The categories, those that the formula names as references put first where they occur."""
+    ordered = dict(categories)
+    for name, reference in model.terms.references().items():
+        first = [label for label in ordered.get(name, ()) if str(label) == reference]
+        if first:
+            ordered[name] = (*first, *(label for label in ordered[name] if str(label) != reference))
+    return ordered
 
 
 def residual_column(model: Model) -> str | None:

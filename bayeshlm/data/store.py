@@ -60,11 +60,11 @@ def statistics_from_dataset(dataset: xr.Dataset) -> Statistics:
     try:
         model = Model.from_json(dataset.attrs["model"])
         record = json.loads(dataset.attrs["record"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DataError("These are not bayeshlm statistics: their attributes are missing.") from error
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError("These are not bayeshlm statistics: their attributes are missing, or no JSON.") from error
     try:
         statistics = _read(dataset, model, record)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise DataError(f"These statistics are damaged: {error!r}.") from error
     problems = _damage(statistics, dataset.attrs.get("model_hash"))
     if problems:

@@ -13,7 +13,8 @@ import numpy as np
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.checks.support import STATUSES, status
 from bayeshlm.data.compress import complete_rows, moments
-from bayeshlm.data.frames.rows import Rows, collect
+from bayeshlm.data.frames.reading import collect
+from bayeshlm.data.frames.rows import Rows
 from bayeshlm.data.groups import combine, factorize
 from bayeshlm.data.layout import residual_column
 from bayeshlm.data.statistics import Statistics

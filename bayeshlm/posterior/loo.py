@@ -17,8 +17,9 @@ from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.engines.sampling.importance import MAX_PARETO_K
 from bayeshlm.errors import BayeshlmWarning, DataError, EngineError, PriorError, listed, outside_package
 from bayeshlm.posterior.convergence import convergence
-from bayeshlm.posterior.draws import dataset, find_level, model_of, scalars, statistics_of
+from bayeshlm.posterior.draws import dataset, model_of, scalars, statistics_of
 from bayeshlm.posterior.hyper import hyperparameters
+from bayeshlm.posterior.question import find_groups
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -184,9 +185,7 @@ def _level_index(statistics: Statistics, level: str | None) -> int:
     if not levels:
         raise DataError("This model has no levels, so no groups that could be left out.")
     sizes = [len(members) for members in statistics.members]
-    found = levels[int(np.argmax(sizes))] if level is None else find_level(statistics, level)
-    if found is None:
-        raise DataError(f"{level!r} is no level of this model. There are {listed(each.name for each in levels)}.")
+    found = levels[int(np.argmax(sizes))] if level is None else find_groups(statistics, level)
     if sizes[levels.index(found)] < 2:
         raise DataError(f"Level {found.name!r} has one group only: without it nothing is left.")
     return levels.index(found)

@@ -14,15 +14,9 @@ from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.compare import Comparison, compare
-from bayeshlm.posterior.draws import (
-    column_means,
-    factor_weights,
-    find_factor,
-    find_level,
-    group_values,
-    model_of,
-    statistics_of,
-)
+from bayeshlm.posterior.draws import model_of, statistics_of
+from bayeshlm.posterior.question import constant_within
+from bayeshlm.posterior.values import column_means, of_groups
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:
@@ -52,8 +46,8 @@ class NaiveComparison:
         The pairs of the Comparison: `a`, `b`, `naive`, `naive_lower`, `naive_upper`, `honest`, `honest_lower`,
         `honest_upper`, and the standard deviations `naive_sd`, `honest_sd` on the scale on which effects add. NaN
         where the rows alone cannot tell the two groups apart.
-    best, runner_up : label
-        As in the Comparison.
+    shown_pair : (label, label)
+        The contrast to show where there is room for one, as in the Comparison.
     rows : int
     design_effect : float
         Mean posterior variance of a contrast over its mean variance by least squares (Kish 1965, section 5.4).
@@ -65,8 +59,7 @@ class NaiveComparison:
     by: str
     contrast: str
     pairs: pd.DataFrame
-    best: Any
-    runner_up: Any
+    shown_pair: tuple[Any, Any]
     rows: int
     design_effect: float
     effective_rows: float
@@ -142,11 +135,11 @@ def beside(posterior: xr.DataTree, comparison: Comparison) -> NaiveComparison:
     from scipy.special import ndtri, stdtrit
 
     statistics, model = statistics_of(posterior), model_of(posterior)
-    values = group_values(posterior, comparison.by)
+    values = comparison.values
     position = {label: k for k, label in enumerate(values.labels)}
     a = np.array([position[label] for label in comparison.pairs["a"]], dtype=np.int64)
     b = np.array([position[label] for label in comparison.pairs["b"]], dtype=np.int64)
-    ols = least_squares(statistics, comparison.by)
+    ols = least_squares(statistics, values.question.level, values.weights)
     naive, naive_sd = ols.contrasts(a, b)
     tail = (1 + comparison.prob) / 2
     quantile = float(ndtri(tail) if model.se is not None else stdtrit(ols.df, tail) if ols.df > 0 else np.nan)
@@ -164,7 +157,7 @@ def beside(posterior: xr.DataTree, comparison: Comparison) -> NaiveComparison:
     effect = float((honest_sd[known] ** 2).mean() / (naive_sd[known] ** 2).mean()) if known.any() else math.nan
     effective = statistics.rows / effect if effect > 0 else math.nan
     return NaiveComparison(
-        comparison.by, model.family_spec.contrast, pairs, comparison.best, comparison.runner_up, statistics.rows,
+        comparison.by, model.family_spec.contrast, pairs, comparison.shown_pair, statistics.rows,
         effect, effective, comparison.prob,
     )  # fmt: skip
 
@@ -179,6 +172,8 @@ class LeastSquares:
         From the group's own dummies (zero for a common effect), the variance in units of sigma^2.
     through : (groups, p)
         What the common effects beta take from (level), or add to with the sign turned (common effect), a group's value.
+    size : (groups,)
+        Length of what `through` was made of, in `scale`: what is small beside it is rounding.
     beta : (p,)
     covariance : (p, p)
         A generalized inverse of the normal equations, in units of sigma^2.
@@ -192,6 +187,7 @@ class LeastSquares:
     own: Array
     own_variance: Array
     through: Array
+    size: Array
     beta: Array
     covariance: Array
     told: Array
@@ -206,7 +202,7 @@ class LeastSquares:
         variance = self.own_variance[a] + self.own_variance[b]
         variance = variance + np.einsum("ni,ij,nj->n", direction, self.covariance, direction)
         scaled = direction / self.scale
-        size = np.linalg.norm(self.through / self.scale, axis=1)
+        size = self.size
         told = np.isfinite(variance) & (
             np.linalg.norm(scaled - scaled @ self.told, axis=1) <= ESTIMABLE * (size[a] + size[b])
         )
@@ -214,8 +210,16 @@ class LeastSquares:
         return np.where(told, estimate, np.nan), np.where(told, spread, np.nan)
 
 
-def least_squares(statistics: Statistics, by: str) -> LeastSquares:
+def least_squares(statistics: Statistics, level: Level | None, weights: Array | None = None) -> LeastSquares:
     """Ordinary (or weighted) least squares from sufficient statistics.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    level : Level or None
+        Whose groups are compared.
+    weights : (common effects, values), optional
+        Without a level: what each coefficient adds to a value.
 
     Notes
     -----
@@ -225,18 +229,16 @@ def least_squares(statistics: Statistics, by: str) -> LeastSquares:
     A group's value at column means m is v_g = m'D_g^-1 (Z_g'Wy - C_g beta), and
     Var(v_a - v_b) / sigma^2 = m'D_a^-1 m + m'D_b^-1 m + (h_a - h_b)' A^-1 (h_a - h_b), h_g = C_g'D_g^-1 m.
     """
-    level = find_level(statistics, by)
     z_columns = () if level is None else level.columns
     x_columns = statistics.layout.common_columns
     moments, means = _moments(statistics, level, z_columns, x_columns)  # (groups, q, q), q = k + p + 1
     k, p = len(z_columns), len(x_columns)
     total = moments.sum(axis=0)
     if level is None:
+        assert weights is not None
         swept, rank = total, 0
-        factor = find_factor(statistics, by)
-        weights = factor_weights(statistics, str(factor), column_means(statistics))
         through, groups = -weights.T, weights.shape[1]
-        own, own_variance = np.zeros(groups), np.zeros(groups)
+        own, own_variance, parts = np.zeros(groups), np.zeros(groups), through
     else:
         inverse, told, scale = _inverse(moments[:, :k, :k])  # (groups, k, k)
         rank = int(np.rint(np.trace(told, axis1=1, axis2=2)).sum())
@@ -244,7 +246,11 @@ def least_squares(statistics: Statistics, by: str) -> LeastSquares:
         known = np.linalg.norm(lost, axis=1) <= ESTIMABLE * np.linalg.norm(means / scale, axis=1)
         solved = inverse @ moments[:, :k, k:]  # (groups, k, p + 1)
         at_means = np.einsum("k,gkj->gj", means, solved)
-        through, own = at_means[:, :p], at_means[:, p]
+        # A value includes what common effects add that are constant in groups; dummies have it in the group's mean.
+        given = of_groups(statistics, level)[0] - column_means(statistics)[list(x_columns)]
+        parts = np.abs(at_means[:, :p]) + np.abs(given)
+        inside = constant_within(statistics, level)[list(x_columns)] & (0 in z_columns)
+        through, own = np.where(inside, 0.0, at_means[:, :p] - given), at_means[:, p]
         own_variance = np.where(known, np.einsum("i,gij,j->g", means, inverse, means), np.nan)
         swept = total.copy()
         swept[k:, k:] -= np.einsum("gki,gkj->ij", moments[:, :k, k:], solved)
@@ -262,7 +268,8 @@ def least_squares(statistics: Statistics, by: str) -> LeastSquares:
     else:
         residual = max(float(swept[-1, -1] - beta @ c), 0.0)
         sigma = math.sqrt(residual / df) if df > 0 else math.nan
-    return LeastSquares(own, own_variance, through, beta, covariance, told, scale, sigma, df)
+    size = np.linalg.norm(parts / scale, axis=1)
+    return LeastSquares(own, own_variance, through, size, beta, covariance, told, scale, sigma, df)
 
 
 def _moments(
@@ -278,15 +285,10 @@ def _moments(
     centre = np.concatenate([[0.0], mean])  # of column k, in units where `shift` is already taken off
     raw = -np.concatenate([[0.0], statistics.shift])
     last = len(centre) - 1
-    wanted = np.array([*z_columns, *x_columns, last], dtype=np.int64)
+    wanted = (*z_columns, *x_columns, last)
     of_z, of_x = centre if constant_in_z else raw, centre if constant else raw
     offsets = np.array([*(of_z[j] for j in z_columns), *(of_x[j] for j in (*x_columns, last))])
-    cells = len(statistics.weight)
-    values = np.concatenate([np.ones((cells, 1)), statistics.mean], axis=1)[:, wanted] - offsets  # (cells, q)
-    scatter = np.zeros((cells, last + 1, last + 1))
-    scatter[:, 1:, 1:] = statistics.scatter
-    products = scatter[:, wanted[:, None], wanted[None, :]]
-    products = products + statistics.weight[:, None, None] * values[:, :, None] * values[:, None, :]
+    products = statistics.moments.with_constant().chosen(wanted).about(offsets)  # (cells, q, q)
     if level is None:
         return products.sum(axis=0, keepdims=True), np.zeros(0)
     index = statistics.layout.levels.index(level)

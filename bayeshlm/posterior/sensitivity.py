@@ -19,14 +19,14 @@ from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.errors import EngineError
 from bayeshlm.posterior.draws import (
     dataset,
-    find_level,
     flat,
-    group_values,
     model_of,
     scalars,
     statistics_of,
 )
 from bayeshlm.posterior.hyper import hyperparameters
+from bayeshlm.posterior.question import resolve
+from bayeshlm.posterior.values import GroupValues, group_values
 from bayeshlm.spec.priors import LKJ
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def sensitivity(posterior: xr.DataTree, by: str | None = None) -> Sensitivity:
     ----------
     posterior : xarray.DataTree
     by : str, optional
-        A level or categorical common effect: its groups' contrasts against the one of largest mean join the table.
+        As in `compare`. What it asks joins the table: contrasts with the reference, of a level with its group of
+        largest mean; the slope of a number; the effects in subgroups.
 
     Returns
     -------
@@ -111,7 +112,7 @@ def sensitivity(posterior: xr.DataTree, by: str | None = None) -> Sensitivity:
     diagnosis = np.where(moved, np.where(found["likelihood"] >= THRESHOLD, CONFLICT, STRONG), FINE)
     table = pd.DataFrame({"quantity": [name for name, _ in listing], **found, "diagnosis": diagnosis})
     cautions = [str(text) for text in json.loads(posterior.attrs.get("cautions", "[]"))]
-    level = None if by is None else find_level(statistics, by)
+    level = None if by is None else resolve(statistics, by).level
     few = None if level is None else few_children(statistics, level)
     return Sensitivity(table, tuple(dict.fromkeys([*cautions, *([few] if few else [])])), by)
 
@@ -123,12 +124,27 @@ def _quantities(posterior: xr.DataTree, by: str | None) -> list[tuple[str, Array
         for label, draws in scalars(posterior, name):
             listing.append((name if label is None else f"{name}[{label}]", draws.ravel()))
     if by is not None:
-        values = group_values(posterior, by)
-        order = np.argsort(-values.draws.mean(axis=0))
-        for other in order[1 : MOST_CONTRASTS + 1]:
-            name = f"{values.name}: {values.labels[order[0]]} against {values.labels[other]}"
-            listing.append((name, values.draws[:, order[0]] - values.draws[:, other]))
+        listing += _contrasts(group_values(posterior, by))
     return listing
+
+
+def _contrasts(values: GroupValues) -> list[tuple[str, Array]]:
+    """A number's slope, the effects in subgroups, else contrasts with the reference, or with the largest group."""
+    labels, draws = values.labels, values.draws
+    if values.slope is not None:
+        return [(f"{values.name}: one more unit of {values.slope.unit}", values.slope.draws)]
+    if values.question.subgroup is not None:
+        effects = zip(labels, draws.T, strict=True)
+        return [(f"{values.name}: {label}", effect) for label, effect in effects][:MOST_CONTRASTS]
+    order = np.argsort(-draws.mean(axis=0))
+    if values.reference is None:
+        pairs = [(int(order[0]), int(other)) for other in order[1:]]
+    else:
+        pairs = [(int(other), values.reference) for other in order if other != values.reference]
+    return [
+        (f"{values.name}: {labels[a]} against {labels[b]}", draws[:, a] - draws[:, b])
+        for a, b in pairs[:MOST_CONTRASTS]
+    ]
 
 
 def log_prior(posterior: xr.DataTree) -> Array:

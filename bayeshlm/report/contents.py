@@ -13,13 +13,18 @@ from markupsafe import Markup
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.source.writer import pymc_source
+from bayeshlm.engines.select import INDEPENDENT
+from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
-from bayeshlm.posterior.compare import Comparison, compare, spelled
+from bayeshlm.posterior.compare import compare
+from bayeshlm.posterior.comparison import Comparison, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
-from bayeshlm.posterior.draws import find_level, flat, group_values, model_of, moments_of, statistics_of
+from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
+from bayeshlm.posterior.question import Question, assigned_level, resolve, treatment
 from bayeshlm.posterior.shares import residual_note
 from bayeshlm.posterior.summarize import summarize
+from bayeshlm.posterior.values import check_question
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
@@ -36,6 +41,10 @@ LOGS = "Effects add to the log of the response."
 SCALES = {
     "identity": "", "log": "Effects add to the log of the mean.", "logit": "Effects add to the log odds of success.",
 }  # fmt: skip
+PROBABILITIES = {
+    "p_best": "P(best)", "p_largest": "P(largest)", "p_smallest": "P(smallest)", "p_greater": "P(rise)",
+    "p_rope": "P(practically equal)",
+}  # fmt: skip
 NOT_NUMBERS = "The posterior holds values that are not numbers: nothing can be compared. Fit the model again."
 
 
@@ -50,7 +59,7 @@ class Plate:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What the template shows. `comparison` and `naive` are None where there is nothing to compare."""
+    """What the template shows. `comparison` and `naive` are None where nothing is compared; `unanswered` says why."""
 
     title: str
     status: str
@@ -59,6 +68,7 @@ class Contents:
     rows: int
     response: str
     comparison: Comparison | None
+    unanswered: str
     naive: NaiveComparison | None
     groups: Table | None
     pairs: Table | None
@@ -84,13 +94,14 @@ class Contents:
     provenance: Table
 
 
-def collect(posterior: xr.DataTree, by: str | None) -> Contents:
+def collect(
+    posterior: xr.DataTree, by: str | None, *, maximize: bool | None = None, reference: Any = None,
+    rope: tuple[float, float] | None = None,
+) -> Contents:  # fmt: skip
     """Read the posterior once; all figures and tables come from the records made here."""
     model, statistics = model_of(posterior), statistics_of(posterior)
-    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
-    by = comparing.default_by(statistics) if by is None else by
-    if by is not None:
-        group_values(posterior, by)  # an impossible `by` is an error, whatever the state of the posterior
+    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
+    question, unanswered = _question(statistics, by, reference)
     numbers = all(np.isfinite(variable.to_numpy()).all() for variable in posterior["posterior"].data_vars.values())
     recorded = str(posterior.attrs.get("status", "PASS"))
     status = (
@@ -99,10 +110,10 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         else max(diagnosis.status, recorded, key=lambda s: SEVERITY.index(s) if s in SEVERITY else 2)
     )
     messages = diagnosis.messages if numbers else (NOT_NUMBERS, *diagnosis.messages)
-    comparison = compare(posterior, by, prob=PROB) if by is not None and numbers else None
-    comparison = (
-        None if comparison is None or len(comparison.table) < 2 else dataclasses.replace(comparison, status=status)
-    )
+    comparison = None
+    if question is not None and numbers:
+        compared = compare(posterior, question, maximize=maximize, reference=reference, rope=rope, prob=PROB)
+        comparison = dataclasses.replace(compared, status=status) if len(compared.table) > 1 else None
     naive = beside(posterior, comparison) if comparison is not None and row_analysis(model) else None
     summary = _summary(posterior)
     check = check_group_means(posterior, random_seed=0) if numbers else None
@@ -111,9 +122,9 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
     drops, levels = description.data_table(posterior, statistics)
     name = model.terms.response.name
     return Contents(
-        title=f"Which {comparison.by}?" if comparison is not None else f"What moves {name}?",
+        title=_title(comparison, name),
         status=status, messages=messages, diagnosis=diagnosis, rows=statistics.rows, response=name,
-        comparison=comparison, naive=naive,
+        comparison=comparison, unanswered=unanswered, naive=naive,
         groups=None if comparison is None else _groups(comparison),
         pairs=None if comparison is None else _pairs(comparison, naive),
         against=None if comparison is None or naive is None else _against(comparison, naive),
@@ -130,6 +141,38 @@ def collect(posterior: xr.DataTree, by: str | None) -> Contents:
         priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,
         provenance=description.provenance(posterior),
     )  # fmt: skip
+
+
+def _question(statistics: Statistics, by: str | None, reference: Any) -> tuple[Question | None, str]:
+    """(what the page answers, why it does not where it does not): what was asked, else the treatment's question.
+
+    Raises
+    ------
+    DataError
+        For what was asked and cannot be answered, whatever the state of the posterior.
+    """
+    question = treatment(statistics) if by is None else resolve(statistics, by)
+    if question is None:
+        return None, ""
+    try:
+        check_question(statistics, question, reference)
+    except DataError as error:
+        if by is not None or reference is not None:
+            raise
+        return None, f"The effect of {question.name} cannot be shown at the means of the other columns: {error}"
+    return question, ""
+
+
+def _title(comparison: Comparison | None, response: str) -> str:
+    """The question that the page answers."""
+    if comparison is None:
+        return f"What moves {response}?"
+    question = comparison.values.question
+    if question.subgroup is not None:
+        return f"Does the effect of {question.column} differ by {question.subgroup}?"
+    if question.kind == "number" or (comparison.maximize is None and question.level is None):
+        return f"What does {comparison.by} do to {response}?"
+    return f"Which {comparison.by}?" if comparison.maximize is not None else f"How do {comparison.by} groups differ?"
 
 
 def _scale(model: Model, shares: bool) -> str:
@@ -150,51 +193,51 @@ def _summary(posterior: xr.DataTree) -> pd.DataFrame:
 
 
 def _groups(comparison: Comparison) -> Table:
-    table = comparison.table.sort_values("expected_loss", kind="stable")
+    table = comparison.told()
     shown = table.head(comparing.MOST_ROWS)
-    rows: list[tuple[str, ...]] = [
+    names = [name for name in PROBABILITIES if name in shown]
+    headers = [comparison.by, spelled(comparison.effect), f"{comparison.prob:.0%} interval"]
+    headers += [PROBABILITIES[name] for name in names]
+    last = [name for name in ("expected_loss", "probability") if name in shown]
+    headers += [spelled(name) for name in last]
+    rows = [
         (
-            str(label),
-            number(row[comparison.effect]),
-            interval(row["lower"], row["upper"]),
-            number(row["p_best"], 3),
-            number(row["expected_loss"], 3),
+            str(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
+            *(comparison.probability(row[name], short=True) for name in names),
+            *(number(row[name], 3) for name in last),
         )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
-    ]
+    ]  # fmt: skip
     left_out = len(table) - len(shown)
-    note = f"{left_out:,} further groups, all with a larger expected loss, are left out." if left_out else ""
-    headers = [comparison.by, spelled(comparison.effect), f"{comparison.prob:.0%} interval", "P(best)"]
-    headers.append("expected loss")
-    if "probability" in shown:
-        headers.append("probability")
-        rows = [(*row, number(p, 3)) for row, p in zip(rows, shown["probability"], strict=True)]
+    smaller = "with a larger expected loss" if "expected_loss" in shown else "smaller"
+    note = f"{left_out:,} further groups, all {smaller}, are left out." if left_out else ""
+    if {"expected_loss", "probability"} <= set(last):
         note = f"The loss is one of probability. {note}".strip()
     return Table(tuple(headers), tuple(rows), 1, note)
 
 
 def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
-    shown = comparing.shown_pairs(comparison)
+    shown = comparison.contrasts().head(comparing.MOST_ROWS)
     contrast = spelled(comparison.contrast)
     rows: list[tuple[str, ...]] = [
         (
             f"{row['a']} against {row['b']}", number(row[comparison.contrast]), interval(row["lower"], row["upper"]),
-            number(row["p_greater"], 3), number(row["p_rope"], 3),
+            *(comparison.probability(row[name], short=True) for name in ("p_greater", "p_rope")),
         )
         for row in shown.to_dict("records")
     ]  # fmt: skip
     if naive is not None:
+        alone = [naive.pair(a, b) for a, b in zip(shown["a"], shown["b"], strict=True)]
         beside_rows = [
             (
                 number(row["naive"]),
                 interval(row["naive_lower"], row["naive_upper"]) if math.isfinite(row["naive"]) else number(math.nan),
             )
-            for row in naive.pairs.loc[shown.index].to_dict("records")
+            for row in alone
         ]
         rows = [(*row, *others) for row, others in zip(rows, beside_rows, strict=True)]
     low, high = comparison.rope
-    kept = rows[: comparing.MOST_ROWS]
-    left_out = len(comparison.pairs) - len(kept)
+    left_out = len(comparison.pairs) - len(rows)
     between = f"{contrast} between {number(low)} and {number(high)}"
     note = f"Practically equal means {'an' if contrast[0] == 'o' else 'a'} {between}."
     note += f" {left_out:,} further pairs are left out." if left_out else ""
@@ -206,15 +249,16 @@ def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
         "P(practically equal)",
         *(() if naive is None else ("rows alone", f"rows alone, {comparison.prob:.0%} interval")),
     )
-    return Table(headers, tuple(kept), 1, note)
+    return Table(headers, tuple(rows), 1, note)
 
 
 def _against(comparison: Comparison, naive: NaiveComparison) -> Plate | None:
-    pair = naive.pair(naive.best, naive.runner_up)
+    a, b = naive.shown_pair
+    pair = naive.pair(a, b)
     if not all(math.isfinite(value) for value in pair.values()):
         return None
     ratio = comparison.multiplicative
-    axis = f"{naive.contrast}, {naive.best} against {naive.runner_up}"
+    axis = f"{naive.contrast}, {a} against {b}"
     labels, kinds = ("with the groups", "rows alone"), ("honest", "naive")
     middle, lower, upper = (np.array([pair[f"{kind}{end}"] for kind in kinds]) for end in ("", "_lower", "_upper"))
     frame = plots.Forest(
@@ -233,14 +277,16 @@ def _forests(
     first, level = None, None
     if comparison is not None:
         first = comparing.compared_forest(posterior, statistics, comparison, naive)
-        level = find_level(statistics, comparison.by)
-        mark = "what the rows alone say" if level is None else "the group's own mean, not pooled"
+        level = comparison.values.question.level
+        alone = level is None or comparison.reference is not None
+        mark = "what the rows alone say" if alone else "the group's own mean, not pooled"
         plates.append(_forest_plate(first, comparison.by, len(comparison.table), comparison.prob, mark, "compared"))
     levels = sorted(statistics.layout.levels, key=lambda other: len(other.keys))
     if level is not None:
         nested = [other for other in levels if set(other.keys) > set(level.keys)][:1]
     else:
-        given = None if comparison is None else comparing.assigned_level(statistics, comparison.by)
+        column = None if comparison is None else comparison.values.question.column
+        given = None if column is None else assigned_level(statistics, column)
         nested = [given] if given is not None else levels[: 2 if comparison is None else 1]
     nested = [other for other in nested if not {block.name for block in other.blocks} & set(moments_of(posterior))]
     for k, other in enumerate(nested):
@@ -276,10 +322,11 @@ def _forest_plate(rows: plots.Forest, name: str, count: int, prob: float, mark: 
 
 def _contrasts(comparison: Comparison) -> Plate:
     rows, left_out = comparing.contrast_forest(comparison)
-    sure = comparison.pair(comparison.best, comparison.runner_up)["p_greater"]
+    a, b = comparison.shown_pair
+    sure = comparison.probability(comparison.pair(a, b)["p_greater"])
     caption = f"Pairs, the surest on top, {comparison.prob:.0%} intervals. Shaded: practically equal."
     caption += f" {left_out:,} further pairs are left out." if left_out else ""
-    above = f"P({comparison.best} above {comparison.runner_up}) {number(sure, 3)}"
+    above = f"P({a} above {b}) {sure}"
     alt = f"{len(rows.labels)} pairs of {comparison.by}; {above}."
     return Plate(Markup(plots.forest(rows, alt=alt, key="contrasts")), caption, f"{comparison.by}, pair by pair")
 

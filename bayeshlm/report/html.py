@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bayeshlm.errors import DataError
+from bayeshlm.storage.whole import write_whole
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,7 +21,15 @@ STUDIES = {"plan": "bayeshlm.report.plan_page", "sbc": "bayeshlm.report.sbc_page
            "recover": "bayeshlm.report.recover_page"}  # fmt: skip
 
 
-def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *, by: str | None = None) -> Path:
+def report(
+    posterior: xr.DataTree | xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    by: str | None = None,
+    reference: Any = None,
+    maximize: bool | None = None,
+    rope: tuple[float, float] | None = None,
+) -> Path:
     """Write a report on a posterior, or on the result of `sbc`, `recover` or `plan`, as one HTML file.
 
     Everything comes from the DataTree, so a posterior that was saved and loaded gives the same file. It needs no
@@ -33,9 +41,11 @@ def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *,
         Of `fit`, `sbc`, `recover` or `plan`.
     path : path
     by : str, optional
-        What to compare, as in `compare`. Default: a categorical common effect that is constant within the groups of a
-        level (a treatment given to groups; the first in the formula), else the outermost level with 2 to 60 groups,
-        else any categorical common effect. Where there is none of these the report has no verdict.
+        What to compare, as in `compare`. Default: a common effect that is constant within the groups of a level (a
+        treatment given to groups), else one with categories or of two values, else a number; always the first in the
+        formula. Groups of a level are compared only where `by` names it; without common effects there is no verdict.
+    reference, maximize, rope : optional
+        As in `compare`: without `maximize` nothing is chosen.
 
     Returns
     -------
@@ -45,7 +55,8 @@ def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *,
     Raises
     ------
     DataError
-        If `by` cannot be compared, the tree is no posterior of `fit`, or the folder does not exist.
+        If `by` cannot be compared, the tree is no posterior of `fit`, or the folder does not exist or cannot be written
+        to.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -54,14 +65,18 @@ def report(posterior: xr.DataTree | xr.Dataset, path: str | os.PathLike[str], *,
         raise DataError(f"{str(target)!r} is a folder; the report is a file, e.g. report.html.")
     kind = getattr(posterior, "attrs", {}).get("kind")
     if kind in STUDIES:
-        if by is not None:
-            raise DataError(f"by= belongs to the report of a posterior; this is a {kind}.")
+        asked = {"by": by, "reference": reference, "maximize": maximize, "rope": rope}
+        given = [f"{name}=" for name, value in asked.items() if value is not None]
+        if given:
+            verb = "belongs" if len(given) == 1 else "belong"
+            raise DataError(f"{' and '.join(given)} {verb} to the report of a posterior; this is a {kind}.")
         page = importlib.import_module(STUDIES[kind]).collect(posterior)
         _write(target, render(page, "study.html"))
     else:
         from bayeshlm.report.contents import collect
 
-        _write(target, render(collect(cast("xr.DataTree", posterior), by)))
+        tree = cast("xr.DataTree", posterior)
+        _write(target, render(collect(tree, by, maximize=maximize, reference=reference, rope=rope)))
     return target
 
 
@@ -88,22 +103,8 @@ def _finalize(value: Any) -> Any:
 
 
 def _write(target: Path, text: str) -> None:
-    """To a temporary file in the same folder first, so that a reader never meets half a report."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    """Whole or not at all, so that a reader never meets half a report."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    """The process's file mode mask: a temporary file is private, a report is as public as any other file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        write_whole(target, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+    except OSError as error:
+        raise DataError(f"{str(target)!r} cannot be written: {error.strerror or error}.") from error

@@ -49,11 +49,13 @@ def collect(result: xr.Dataset, *, figures: bool = True) -> StudyPage:
         ),
         study.failures(rows, ("replicate", "design", "seed", "error")),
     )  # fmt: skip
+    what = "largest" if attrs["maximize"] == "" else "best"
     return StudyPage(
-        title=f"Which design finds the best {decide}?", status="REVIEW" if failed and status == "PASS" else status,
+        title=f"Which design finds the {what} {decide}?", status="REVIEW" if failed and status == "PASS" else status,
         messages=tuple(messages),
         meta=(f"{result.sizes['design']:,} designs", f"{replicates:,} simulated studies each"),
-        lead=lead, second=second, sections=tuple(section for section in sections if section is not None),
+        lead=lead, second=(*second, *_direction(attrs["maximize"])),
+        sections=tuple(section for section in sections if section is not None),
         formula=model.formula, family=model.family, priors=study.priors(model, analysis, json.loads(attrs["params"])),
         provenance=study.provenance(attrs),
     )  # fmt: skip
@@ -72,6 +74,13 @@ def _verdict(result: xr.Dataset) -> tuple[str, tuple[str, ...]]:
         f"{with_error(losses[k], float(result['expected_loss_se'][k]))}, in {attrs['loss_unit']}."
     )
     return lead, (_in_words(result, k), "No target was set, so that none is recommended.")
+
+
+def _direction(maximize: object) -> tuple[str, ...]:
+    """What `best` means where it must be said."""
+    if maximize == "":
+        return ("Nobody said which way is better, so the best is the largest here; see maximize=.",)
+    return () if int(str(maximize)) else ("Smaller is better: the best is the smallest.",)
 
 
 def _in_words(result: xr.Dataset, k: int) -> str:

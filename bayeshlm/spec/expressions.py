@@ -15,21 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.errors import FormulaError
+from bayeshlm.spec.spellings import our_spelling
 
 STATEFUL = ("center", "scale")  # need a constant of the data: its mean, and its standard deviation
 FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs")
 IDENTITY = ("I", "C")
+KNOWN = (*FUNCTIONS, *STATEFUL, *IDENTITY)
 OPERATORS: dict[type[ast.operator], str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**",
 }  # fmt: skip
 MAX_DEPTH = 50
 
 
+class Quoted(str):
+    """A category that stands in quotes in a formula, and is no column."""
+
+    __slots__ = ()
+
+    @property
+    def shown(self) -> str:
+        mark = "'" if '"' in self else '"'
+        return f"{mark}{self}{mark}"
+
+
 @dataclass(frozen=True)
 class Node:
-    """One node of an expression: `kind` is column, number, call or operator.
+    """One node of an expression: `kind` is column, number, call, operator or label.
 
-    `value` holds the column's name, the number, the function's name or the operator's sign.
+    `value` holds the column's name, the number, the function's name, the operator's sign, or a category as text: the
+    reference, which may be the second child of `C`.
     """
 
     kind: str
@@ -40,6 +54,11 @@ class Node:
     def categorical(self) -> bool:
         """True for `C(g)`."""
         return self.kind == "call" and self.value == "C"
+
+    @property
+    def reference(self) -> str | None:
+        """`usual care` of ``C(arm, Treatment("usual care"))``; None where the order of the categories tells."""
+        return str(self.children[1].value) if self.categorical and len(self.children) == 2 else None
 
     def columns(self) -> Iterator[str]:
         """Names of the columns below this node, as they occur."""
@@ -81,14 +100,17 @@ def parse_expression(source: str, names: Mapping[str, str]) -> Node:
 def shown(source: str, names: Mapping[str, str]) -> str:
     """The text with placeholders turned back into the user's names, in backticks where they need them."""
     for placeholder, name in names.items():
-        source = source.replace(placeholder, name if name.isidentifier() else f"`{name}`")
+        if isinstance(name, Quoted):
+            source = source.replace(placeholder, name.shown)
+        else:
+            source = source.replace(placeholder, name if name.isidentifier() else f"`{name}`")
     return source
 
 
 def _read(tree: ast.expr, names: Mapping[str, str], text: str, depth: int) -> Node:
     if depth > MAX_DEPTH:
         raise FormulaError(f"{text[:60]!r}... is nested deeper than {MAX_DEPTH} levels; compute the column beforehand.")
-    if isinstance(tree, ast.Name):
+    if isinstance(tree, ast.Name) and not isinstance(names.get(tree.id), Quoted):
         return Node("column", names.get(tree.id, tree.id))
     if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float) and not isinstance(tree.value, bool):
         try:
@@ -106,9 +128,10 @@ def _read(tree: ast.expr, names: Mapping[str, str], text: str, depth: int) -> No
         return Node("operator", OPERATORS[type(tree.op)], sides)
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.keywords:
         return _read_call(tree, tree.func.id, names, text, depth)
+    instead = our_spelling(tree, KNOWN, lambda source: shown(source, names))
     raise FormulaError(
-        f"{text!r} is outside the formula grammar. Allowed: columns, numbers, + - * / **, "
-        f"{', '.join((*FUNCTIONS, *STATEFUL, *IDENTITY))}. Compute anything else as a column beforehand."
+        f"{text!r} is outside the formula grammar. {instead or 'Allowed: columns, numbers, + - * / **, '}"
+        f"{'' if instead else ', '.join(KNOWN) + '. Compute anything else as a column beforehand.'}"
     )
 
 
@@ -117,17 +140,40 @@ def _read_call(tree: ast.Call, function: str, names: Mapping[str, str], text: st
         raise FormulaError(
             f"{text!r}: offset() is a term of its own on the right of '~', p(successes, trials) the whole left side."
         )
-    if function not in (*FUNCTIONS, *STATEFUL, *IDENTITY):
-        known = ", ".join((*FUNCTIONS, *STATEFUL, *IDENTITY))
-        raise FormulaError(f"Unknown function {function!r} in {text!r}; known are {known}.")
-    if len(tree.args) != 1 or isinstance(tree.args[0], ast.Starred):
+    if function not in KNOWN:
+        instead = our_spelling(tree, KNOWN, lambda source: shown(source, names))
+        raise FormulaError(
+            f"Unknown function {function!r} in {text!r}; known are {', '.join(KNOWN)}. {instead}".strip()
+        )
+    most = 2 if function == "C" else 1
+    if not 1 <= len(tree.args) <= most or isinstance(tree.args[0], ast.Starred):
         raise FormulaError(f"{function}() in {text!r} takes one argument, got {len(tree.args)}.")
     child = _read(tree.args[0], names, text, depth + 1)
+    label = (_read_reference(tree.args[1], names, text),) if len(tree.args) == 2 else ()
     if function == "C" and (child.kind != "column" or depth > 0):
-        raise FormulaError(f"C() in {text!r} takes one column and stands alone, as in C(grade).")
+        raise FormulaError(
+            f'C() in {text!r} takes one column and stands alone, as in C(grade) or C(arm, Treatment("usual care")). '
+            "Categories of anything else are computed as a column beforehand."
+        )
     if function in STATEFUL and any(child.stateful()):
         raise FormulaError(f"{text!r}: center() and scale() cannot be nested.")
-    return child if function == "I" else Node("call", function, (child,))
+    return child if function == "I" else Node("call", function, (child, *label))
+
+
+def _read_reference(tree: ast.expr, names: Mapping[str, str], text: str) -> Node:
+    """The reference of ``C(arm, Treatment("usual care"))``, a category in quotes or a whole number."""
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id == "Treatment":
+        given = [*tree.args, *(word.value for word in tree.keywords if word.arg == "reference")]
+        label = given[0] if len(given) == 1 == len(tree.args) + len(tree.keywords) else None
+        word = names.get(label.id, label.id) if isinstance(label, ast.Name) else ""
+        if isinstance(word, Quoted) or word in ("True", "False"):
+            return Node("label", str(word))
+        if isinstance(label, ast.Constant) and isinstance(label.value, int):
+            return Node("label", str(label.value))
+    raise FormulaError(
+        f'{text!r}: the second argument of C() is the reference, as in C(arm, Treatment("usual care")); a category in '
+        "quotes, or a whole number. For the categories of two columns together write C(a):C(b)."
+    )
 
 
 def compile_expression(node: Node, column: Callable[[str], Any], constants: Mapping[Node, tuple[float, float]]) -> Any:

@@ -11,12 +11,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bayeshlm.errors import FormulaError, listed
-from bayeshlm.spec.expressions import parse_expression, shown
-from bayeshlm.spec.terms import Factor, Formula, GroupTerm, Term, check_names, check_response_unused, one_spelling
+from bayeshlm.spec.expressions import Quoted, parse_expression, shown
+from bayeshlm.spec.spellings import ALL_COLUMNS, DOT, OPERATORS, of_grouping
+from bayeshlm.spec.terms import (
+    Factor,
+    Formula,
+    GroupTerm,
+    Term,
+    check_names,
+    check_response_unused,
+    one_spelling,
+    references,
+)
 
 PLACEHOLDER = "bq_{}_bq"  # an identifier that stands for the k-th backticked name while the text is parsed
 MAX_LENGTH = 10_000
 MAX_TERMS = 10_000  # work of expanding one product or power; (20 names)**3 takes 0.2 s
+PLAIN_SUM = re.compile(r"\s*\+?\s*(1|[^\W\d]\w*(\([^\W\d]\w*\))?)(\s*\+\s*(1|[^\W\d]\w*(\([^\W\d]\w*\))?))*\s*")
+QUOTED = re.compile(r"""(`[^`]*`|"[^"`]*"|'[^'`]*')""")
 SIGMA_PART = re.compile(r"\s*(?:;|\n)\s*sigma\s*~")
 
 
@@ -27,9 +39,10 @@ def parse_formula(text: str) -> Formula:
     ----------
     text : str
         ``response ~ terms``, with ``a*b``, ``a:b``, ``-1`` or ``0``, transforms (``log1p(x)``, ``center(x)``,
-        ``I(x**2)``, ``C(g)``), ``(effects | a/b)``, ``(effects || g)``, ``offset(log(exposure))``; names that are not
-        identifiers in backticks. The response of a binomial model is ``p(successes, trials)``. After a semicolon or on
-        a line of its own, ``sigma ~ g`` gives each category of a column its own residual standard deviation.
+        ``I(x**2)``, ``C(g)``, ``C(g, Treatment("usual"))`` to name the reference), ``(effects | a/b)``,
+        ``(effects || g)``, ``offset(log(exposure))``; names that are not identifiers in backticks. The response of a
+        binomial model is ``p(successes, trials)``. After a semicolon or on a line of its own, ``sigma ~ g`` gives each
+        category of a column its own residual standard deviation.
 
     Raises
     ------
@@ -45,7 +58,7 @@ def parse_formula(text: str) -> Formula:
 def _parse(text: str) -> Formula:
     if len(text) > MAX_LENGTH:
         raise FormulaError(f"The formula is {len(text)} characters long; at most {MAX_LENGTH} are read.")
-    source, names = _hide_backticks(text)
+    source, names = _hide_quoted(text)
     source, spread = _sigma_part(source, text, names)
     sides = source.split("~")
     if len(sides) != 2 or not sides[0].strip() or not sides[1].strip():
@@ -72,9 +85,10 @@ def _parse(text: str) -> Formula:
     outcomes, others = [response, *([trials] if trials else [])], [*offsets, *([spread] if spread else [])]
     check_response_unused(outcomes, common, groups, others)
     check_names(common, groups, spread)
-    pieces = text.split("`")
+    references(common, groups, spread)  # each column has one at most
+    pieces = QUOTED.split(text)
     pieces[::2] = [re.sub(r"\s+", " ", SIGMA_PART.sub("; sigma ~ ", piece)) for piece in pieces[::2]]
-    tidy = "`".join(pieces).strip()
+    tidy = "".join(pieces).strip()
     return Formula(tidy.removesuffix("; sigma ~ 1"), response, common, tuple(groups), trials, tuple(offsets), spread)
 
 
@@ -134,33 +148,43 @@ def _closed(source: str) -> bool:
     return min(depths) >= 0
 
 
-def _hide_backticks(text: str) -> tuple[str, dict[str, str]]:
-    """Replace each backticked name by an identifier, so that any name at all survives parsing."""
-    if text.count("`") % 2:
-        raise FormulaError(f"{text!r}: a backtick is not closed.")
-    if re.search(r"bq_\d+_bq", text):
-        raise FormulaError(f"{text!r}: names of the form bq_0_bq are reserved; rename the column.")
-    pieces = text.split("`")
+def _hide_quoted(text: str) -> tuple[str, dict[str, str]]:
+    """Replace names in backticks and categories in quotes by identifiers, so that any text at all survives parsing."""
+    pieces = QUOTED.split(text)
+    for piece in pieces[::2]:
+        for mark, what in (("`", "a backtick"), ('"', "a quote"), ("'", "a quote")):
+            if mark in piece:
+                raise FormulaError(f"{text!r}: {what} is not closed.")
+        if re.search(r"bq_\d+_bq", piece):
+            raise FormulaError(f"{text!r}: names of the form bq_0_bq are reserved; rename the column.")
     names: dict[str, str] = {}
-    for k, name in enumerate(dict.fromkeys(pieces[1::2])):
+    back: dict[tuple[bool, str], str] = {}
+
+    def placeholder(name: str, quoted: bool) -> str:
+        found = back.setdefault((quoted, name), PLACEHOLDER.format(len(back)))
+        names[found] = Quoted(name) if quoted else name
+        return found
+
+    for piece in pieces[1::2]:
+        name, quoted = piece[1:-1], piece[0] != "`"
         if not name:
-            raise FormulaError(f"{text!r}: empty name between backticks.")
+            raise FormulaError(f"{text!r}: empty {'text in quotes' if quoted else 'name between backticks'}.")
         if name in (".", "..") or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
             raise FormulaError(f"{name!r} cannot name a variable in a file; rename the column.")
-        names[PLACEHOLDER.format(k)] = name
-    back = {name: placeholder for placeholder, name in names.items()}
+        placeholder(name, quoted)
 
     def hidden(match: re.Match[str]) -> str:
         # Python would fold letters outside ASCII (the two characters for micro), and refuse a column called `class`.
         word = match[0]
         if word.isascii() and not keyword.iskeyword(word):
             return word
-        placeholder = back.setdefault(word, PLACEHOLDER.format(len(back)))
-        names[placeholder] = word
-        return placeholder
+        return placeholder(word, False)
 
     # Spaces around, so that `a``b` cannot fuse into one identifier.
-    parts = [f" {back[piece]} " if k % 2 else re.sub(r"[^\W\d]\w*", hidden, piece) for k, piece in enumerate(pieces)]
+    parts = [
+        f" {placeholder(piece[1:-1], piece[0] != '`')} " if k % 2 else re.sub(r"[^\W\d]\w*", hidden, piece)
+        for k, piece in enumerate(pieces)
+    ]
     return "".join(parts), names
 
 
@@ -195,8 +219,8 @@ def _group_bar(item: str, text: str, names: Mapping[str, str]) -> tuple[str, str
     match = re.fullmatch(r"\(([^()|]*(?:\([^|]*\)[^()|]*)*)(\|\|?)([^()|]*)\)", item)
     if match is None:
         raise FormulaError(
-            f"Cannot read {shown(item, names)!r}: group-specific effects are written (1 | g), (1 + x | g), "
-            "(x || g) or (1 | a/b), each in its own brackets."
+            f"Cannot read {shown(item, names)!r}: group-specific effects are written (1 | g), (1 + x | g), (x || g) or "
+            f"(1 | a/b), each in its own brackets. {of_grouping(item, lambda source: shown(source, names))}".strip()
         )
     return match[1], match[3], match[2] == "|"
 
@@ -211,9 +235,10 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
     levels: list[tuple[str, ...]] = []
     for part in grouping.split("/"):
         columns = [name.strip() for name in part.split(":")]
-        if not all(name.isidentifier() for name in columns):
+        if not all(name.isidentifier() and not isinstance(names.get(name), Quoted) for name in columns):
             raise FormulaError(
-                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks."
+                f"{shown_term!r}: a grouping is a column, a:b or a/b (outermost first), names in backticks. "
+                f"{of_grouping(grouping, lambda source: shown(source, names))}".strip()
             )
         levels.append((*(levels[-1] if levels else ()), *(names.get(name, name) for name in columns)))
     repeated = [level for level in levels if len(set(level)) < len(level)]
@@ -224,9 +249,14 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
 
 def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]:
     """Expand operators with formulaic's parser; factors stay text and are read by our own grammar."""
+    plain = _plain_sum(source)
+    if plain is not None:
+        return tuple(dict.fromkeys((Term(), *(Term((_factor(factor, names),)) for factor in plain))))
     from formulaic.errors import FormulaicError
     from formulaic.parser import DefaultFormulaParser
 
+    if DOT.search(source):
+        raise FormulaError(f"{shown(text, names)!r}: {ALL_COLUMNS}")
     parser = DefaultFormulaParser(include_intercept=True)
     try:
         _work(parser.get_ast(f"~ {source}"), names, shown(text, names))
@@ -236,7 +266,10 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
         raise
     except (FormulaicError, SyntaxError, ValueError, TypeError, AttributeError, RecursionError, KeyError) as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
-        raise FormulaError(f"Cannot parse {shown(text, names)!r}: {reason[0] if reason else 'syntax'}") from error
+        sign = re.search(r"Unknown operator '(.)", str(error))
+        instead = OPERATORS.get(sign[1], "") if sign else ""
+        said = f"Cannot parse {shown(text, names)!r}: {reason[0] if reason else 'syntax'}"
+        raise FormulaError(f"{said} {instead}".strip()) from error
     terms = []
     for formulaic_term in formulaic_terms:
         sources = [str(factor.expr) for factor in formulaic_term.factors]
@@ -250,6 +283,17 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
     if constant:
         raise FormulaError(f"These terms name no column: {listed(constant)}.")
     return tuple(sorted(dict.fromkeys(terms), key=lambda term: len(term.factors)))
+
+
+def _plain_sum(source: str) -> list[str] | None:
+    """The factors of a sum of names, such as ``1 + x + log(z)``; None for anything else.
+
+    Such a sum needs no parser; formulaic imports pandas and SciPy, two thirds of the time until a wrong column is told.
+    """
+    if PLAIN_SUM.fullmatch(source) is None:
+        return None
+    factors = [factor for factor in re.split(r"[+\s]+", source) if factor not in ("", "1")]
+    return None if any(map(keyword.iskeyword, factors)) else factors
 
 
 def _work(tree: Any, names: Mapping[str, str], text: str) -> tuple[int, frozenset[str]]:

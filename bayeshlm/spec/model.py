@@ -194,7 +194,7 @@ class Model:
             record: dict[str, Any] = json.loads(text)
             priors = {name: from_dict(prior) for name, prior in record.pop("priors").items()}
             return cls(record.pop("formula"), priors=priors, **record)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormulaError(f"Not the JSON of a bayeshlm model: {error!r}.") from error
 
     def _checked(self, given: dict[str, Any]) -> dict[str, Prior]:
@@ -226,7 +226,7 @@ def matching(name: object, names: Iterable[str]) -> str | None:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[\s`]", "", variable_name(name))
+    return re.sub(r"[\s`]", "", variable_name(name)).replace("'", '"')
 
 
 def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:

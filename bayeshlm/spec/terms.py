@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bayeshlm.errors import FormulaError, listed
@@ -114,6 +115,25 @@ class Formula:
         found += [name for group in self.groups for name in group.level]
         found += self.sigma.node.columns() if self.sigma else ()
         return tuple(dict.fromkeys(found))
+
+    def references(self) -> dict[str, str]:
+        """Column -> the category that the formula names as its reference."""
+        return references(self.common, self.groups, self.sigma)
+
+
+def references(common: Iterable[Term], groups: Iterable[GroupTerm], sigma: Factor | None) -> dict[str, str]:
+    """Column -> its reference. Raises FormulaError where a column is given two."""
+    terms = [*common, *(effect for group in groups for effect in group.effects)]
+    factors = [*(factor for term in terms for factor in term.factors), *([sigma] if sigma else [])]
+    found: dict[str, str] = {}
+    for factor in factors:
+        if factor.node.reference is not None:
+            column = next(factor.node.columns())
+            if found.setdefault(column, factor.node.reference) != factor.node.reference:
+                raise FormulaError(
+                    f"{column!r} has two references, {found[column]!r} and {factor.node.reference!r}; name one."
+                )
+    return found
 
 
 def one_spelling(groups: list[GroupTerm]) -> list[GroupTerm]:

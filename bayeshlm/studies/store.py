@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import inspect
@@ -10,6 +12,7 @@ import io
 import json
 import os
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -22,7 +25,10 @@ from numpy.typing import NDArray
 
 from bayeshlm.errors import DesignError, listed
 
+SEAL = 32  # bytes of a SHA-256
+LEFTOVER_AGE = 3600.0  # seconds after which an unfinished file is a dead process's: writing one takes milliseconds
 DIGITS = 20  # of the hash that names a study's folder: 80 bits
+PART = ".part"
 MAX_MEMBERS, MAX_BYTES = 1000, 2**30  # of one replicate's file; what claims more was not written by us
 DAMAGED = (
     OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error,
@@ -56,13 +62,20 @@ class Outcome:
 class Store:
     """The folder of one study. A replicate is a file, so that a damaged one costs one replicate.
 
-    Files are NumPy's .npz without objects: reading one runs no code, whoever wrote it, and each member has a checksum.
+    Files are NumPy's .npz without objects: reading one runs no code, whoever wrote it. The archive's comment is the
+    SHA-256 of all before it; a file that has another one, or none, is no replicate, and is done again.
     """
 
     folder: Path
 
     def save(self, outcome: Outcome) -> None:
-        """Write a finished replicate. The rename makes it whole or absent, also where the process is killed."""
+        """Write a finished replicate. The rename makes it whole or absent, also where the process is killed.
+
+        Raises
+        ------
+        DesignError
+            Where the disk does not take it (full, read-only). What is stored stays.
+        """
         members: dict[str, NDArray[Any]] = {f"value/{name}": np.asarray(v) for name, v in outcome.values.items()}
         members["study"] = np.array(self.folder.name)
         members["replicate"] = np.array([outcome.index, outcome.seed], dtype=np.uint64)
@@ -70,7 +83,14 @@ class Store:
         members["warnings"] = np.array(outcome.warnings, dtype=str)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **members)
-        _write(self._path(outcome.index), buffer.getvalue())
+        try:
+            _write(self._path(outcome.index), _sealed(buffer.getvalue()))
+        except OSError as error:
+            raise DesignError(
+                f"Replicate {outcome.index} cannot be stored in {str(self.folder)!r}: {error.strerror or error}. The "
+                "finished replicates there are kept; once the folder can be written to, the same call goes on from "
+                "them."
+            ) from error
 
     def load(self, index: int, seed: int) -> Outcome | None:
         """A finished replicate, or None where there is none or its file is damaged or of another study."""
@@ -78,8 +98,9 @@ class Store:
         if not path.is_file():
             return None
         try:
-            _check_members(path)
-            with np.load(path, allow_pickle=False) as record:
+            archive = io.BytesIO(_unsealed(path.read_bytes()))
+            _check_members(archive)
+            with np.load(archive, allow_pickle=False) as record:
                 same = str(record["study"]) == self.folder.name
                 if not same or record["replicate"].tolist() != [index, seed]:
                     return None
@@ -100,17 +121,24 @@ def open_store(path: str | os.PathLike[str], key: Mapping[str, Any]) -> Store:
     Raises
     ------
     DesignError
-        If the path is a file, or the key holds something that cannot be told apart from its likes.
+        If the path is a file or cannot be written to, or the key holds something that cannot be told apart from its
+        likes.
     """
     text = json.dumps(canonical(key), sort_keys=True, ensure_ascii=False, indent=1)
     root = Path(path)
     if root.exists() and not root.is_dir():
         raise DesignError(f"store={str(path)!r} is a file; it has to be a folder, existing or new.")
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-    folder.mkdir(parents=True, exist_ok=True)
-    description = folder / "study.json"
-    if not description.is_file():
-        _write(description, text.encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        description = folder / "study.json"
+        if not description.is_file():
+            _write(description, text.encode())
+        elif not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        _clear(folder)
+    except OSError as error:
+        raise DesignError(f"store={str(path)!r} cannot be written to: {error.strerror or error}.") from error
     return Store(folder)
 
 
@@ -160,9 +188,22 @@ def _function(value: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def _check_members(path: Path) -> None:
+def _sealed(content: bytes) -> bytes:
+    """A zip archive without comment -> the same with the SHA-256 of all before it as its comment."""
+    content = content[:-2] + SEAL.to_bytes(2, "little")  # an archive ends in its comment's length, then the comment
+    return content + hashlib.sha256(content).digest()
+
+
+def _unsealed(content: bytes) -> bytes:
+    """The archive, if its bytes are those that were sealed. Raises ValueError if not."""
+    if hashlib.sha256(content[:-SEAL]).digest() != content[-SEAL:]:
+        raise ValueError("the file's checksum is not that of its bytes")
+    return content
+
+
+def _check_members(file: io.BytesIO) -> None:
     """Refuse archives that claim to unpack to more than their own size: nothing here is compressed."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
     stored = all(m.compress_type == zipfile.ZIP_STORED and m.file_size == m.compress_size for m in members)
     if not stored or len(members) > MAX_MEMBERS or sum(m.file_size for m in members) > MAX_BYTES:
@@ -171,7 +212,7 @@ def _check_members(path: Path) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write beside, then rename. Not synced to disk: a power cut may cost files, which are then found damaged."""
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -179,3 +220,11 @@ def _write(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote left behind."""
+    for leftover in folder.glob(f".*{PART}"):
+        with contextlib.suppress(FileNotFoundError):  # another process clears as well
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
+                leftover.unlink()

@@ -67,8 +67,18 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A stand-in for the report's writer: what the command line asks of it, without drawing figures."""
     asked: list[dict[str, Any]] = []
 
-    def report(posterior: Any, path: Path, *, by: str | None = None) -> Path:
-        asked.append({"model": posterior.attrs["model"], "path": Path(path), "by": by})
+    def report(
+        posterior: Any, path: Path, *, by: str | None = None, maximize: bool | None = None, reference: Any = None
+    ) -> Path:
+        asked.append(
+            {
+                "model": posterior.attrs["model"],
+                "path": Path(path),
+                "by": by,
+                "maximize": maximize,
+                "reference": reference,
+            }
+        )
         Path(path).write_text("<html></html>", encoding="utf-8")
         return Path(path)
 

@@ -18,11 +18,20 @@ FIT = ["fit", "trial.csv", "-f", "y ~ (1 | arm/site)", "--seed", "1", "--draws",
 
 def test_fit_decides_saves_and_reports(run, trial, reports, tmp_path) -> None:
     done = run(
-        *FIT, "--compare", "arm", "--out", "fit.nc", "--report", "r.html", "--prior", "1|arm_sigma=HalfNormal(1)"
+        *FIT,
+        "--compare",
+        "arm",
+        "--maximize",
+        "--out",
+        "fit.nc",
+        "--report",
+        "r.html",
+        "--prior",
+        "1|arm_sigma=HalfNormal(1)",
     )
     assert done.exit_code == 0, done.output
     posterior = load(tmp_path / "fit.nc")
-    found = compare(posterior, "arm")
+    found = compare(posterior, "arm", maximize=True)
     assert posterior.attrs["random_seed"] == 1
     assert '"1|arm_sigma": {"name": "HalfNormal", "sigma": 1.0}' in posterior.attrs["model"]
     assert found.best == "plain"
@@ -30,7 +39,13 @@ def test_fit_decides_saves_and_reports(run, trial, reports, tmp_path) -> None:
     assert clean(found.verdict()) in flat
     assert f"{found.table.loc['plain', 'difference']:.2f}" in done.stdout
     assert reports == [
-        {"model": posterior.attrs["model"], "path": tmp_path.relative_to(tmp_path) / "r.html", "by": "arm"}
+        {
+            "model": posterior.attrs["model"],
+            "path": tmp_path.relative_to(tmp_path) / "r.html",
+            "by": "arm",
+            "maximize": True,
+            "reference": None,
+        }
     ]
     for heading in ("Convergence", "Common effects", "Variance components", "Shares of variance"):
         assert heading in done.stdout
@@ -61,7 +76,7 @@ def test_csv_parquet_and_glob_give_the_same(run, trial, tmp_path) -> None:
 
 
 def test_a_fit_that_did_not_converge_ends_with_1_and_says_so(run, trial, reports) -> None:
-    done = run(*FIT, "--draws", "1", "--chains", "1", "--compare", "arm", "--out", "fit.nc")
+    done = run(*FIT, "--draws", "1", "--chains", "1", "--compare", "arm", "--minimize", "--out", "fit.nc")
     assert done.exit_code == 1
     assert "Convergence FAIL" in done.stdout
     assert "THE FIT DID NOT CONVERGE" in done.stdout
@@ -83,7 +98,7 @@ def test_warnings_are_clean_lines_on_standard_error(run, trial) -> None:
 
 @pytest.mark.parametrize("columns", [None, 60, 40])
 def test_nothing_is_cut_off_or_coloured_in_a_pipe(run, trial, columns) -> None:
-    done = run(*FIT, "--compare", "arm", columns=columns)
+    done = run(*FIT, "--compare", "arm", "--minimize", columns=columns)
     assert done.exit_code == 0
     assert "\x1b" not in done.output
     assert "…" not in done.output
@@ -98,7 +113,7 @@ def test_nothing_is_cut_off_or_coloured_in_a_pipe(run, trial, columns) -> None:
 
 
 def test_names_are_no_markup_and_cannot_steer_the_terminal(run, trial) -> None:
-    done = run(*FIT, "--compare", "arm", columns=120)
+    done = run(*FIT, "--compare", "arm", "--minimize", columns=120)
     assert "[red]x[/red]" in done.stdout
     assert r"a\x1b[31mred" in done.stdout
 
@@ -110,13 +125,14 @@ def test_colours_where_they_are_asked_for(run, trial, monkeypatch) -> None:
 
 def test_report_of_a_saved_posterior(run, trial, reports, tmp_path) -> None:
     assert run(*FIT, "--out", "fit.nc").exit_code == 0
-    done = run("report", "fit.nc", "--by", "arm")
+    done = run("report", "fit.nc", "--by", "arm", "--maximize")
     assert done.exit_code == 0, done.output
-    assert [(r["path"].name, r["by"]) for r in reports] == [("report.html", "arm")]
+    assert [(r["path"].name, r["by"], r["maximize"]) for r in reports] == [("report.html", "arm", True)]
     assert "Choose arm plain" in done.stdout
+    assert "Choose" not in run("report", "fit.nc", "--by", "arm").stdout
     unknown = run("report", "fit.nc", "--by", "teacher")
     assert unknown.exit_code == 2
-    assert len(reports) == 1
+    assert len(reports) == 2
 
 
 @pytest.mark.parametrize(
@@ -139,3 +155,40 @@ def test_every_prior_that_cannot_be_read_is_named() -> None:
     ) as caught:
         parse_priors(["one", "a=Normal(0, 1)", "b=Foo(1)", "c=Normal(__import__('os'))"])
     assert "'a'" not in str(caught.value)
+
+
+def test_the_treatments_question_on_the_command_line(run, tmp_path) -> None:
+    """A 0/1 column, a number, a subgroup and a reference; without a direction nothing is chosen."""
+    rng = np.random.default_rng(2)
+    clinic = np.repeat(np.arange(16), 10)
+    data = pd.DataFrame({"clinic": clinic, "treated": clinic % 2, "sex": rng.choice(["f", "m"], 160)})
+    data["dose"] = clinic % 4
+    data["arm"] = np.array(["new", "old", "usual care"])[clinic % 3]
+    data["pain"] = 5 - 1.5 * data["treated"] + rng.normal(0, 0.2, 16)[clinic] + rng.normal(0, 1, 160)
+    data.to_csv(tmp_path / "pain.csv", index=False)
+    fit = ("fit", "pain.csv", "--seed", "1", "--draws", "250", "-f")
+
+    def words(formula: str, *options: str) -> str:
+        done = run(*fit, formula, *options)
+        assert done.exit_code == 0, done.output
+        return " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
+
+    two = words("pain ~ treated * sex + (1 | clinic)", "--compare", "treated", "--compare", "treated:sex")
+    assert "1 against 0: -1." in two
+    assert "P(smallest)" in two
+    assert "Effect of treated 1 against 0, by sex: f: -1." in two
+    assert "Choose" not in two
+    assert "Choose treated 1: it is the best (smallest)" in words(
+        "pain ~ treated + (1 | clinic)", "--compare", "treated", "--minimize"
+    )
+    dose = words("pain ~ dose + (1 | clinic)", "--compare", "dose", "--minimize")
+    assert "One more unit of dose" in dose
+    assert "More dose is better with probability" in dose
+    arms = words("pain ~ arm + (1 | clinic)", "--compare", "arm", "--reference", "usual care")
+    assert "old against usual care" in arms
+    assert "new against usual care" in arms
+    named = words('pain ~ C(arm, Treatment("usual care")) + (1 | clinic)', "--compare", "arm")
+    assert "old against usual care" in named
+    refused = run(*fit, "pain ~ arm + (1 | clinic)", "--compare", "arm", "--reference", "placebo")
+    assert refused.exit_code == 2
+    assert "reference='placebo' is none of 'arm'" in refused.stderr

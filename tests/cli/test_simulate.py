@@ -67,7 +67,7 @@ def test_the_old_file_stays_where_writing_fails(run, study, tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     done = run("simulate", study, "--out", "d.parquet")
-    assert (done.exit_code, done.stderr) == (2, "Error: No space left on device\n")
+    assert (done.exit_code, done.stderr) == (2, "Error: 'd.parquet' cannot be written: No space left on device.\n")
     assert (tmp_path / "d.parquet").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.parquet", "study.py"]
 

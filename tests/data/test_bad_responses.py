@@ -42,6 +42,8 @@ CASES = {
     "infinite": (model("student_t", "real"), table(real=np.inf), "'real' is infinite in 2 rows"),
     "log of exposure 0": (bh.Model("count ~ x + offset(log(exposure)) + (1 | g)", family="poisson"), table(exposure=0),
                           "offset 'log(exposure)' is not finite: 2 rows"),
+    "exposure, not its log": (bh.Model("count ~ x + offset(exposure) + (1 | g)", family="poisson"), table(exposure=1e4),
+                              "it is the log, offset(log(exposure))): 2 rows"),
     "text offset": (bh.Model("count ~ x + offset(status)", family="poisson"), table(), "A number is needed: 'status'"),
     "text response": (model("bernoulli", "status"), table(), "A number is needed: 'status'"),
     "boolean counts": (model("poisson", "binary"), table().assign(binary=lambda d: d["binary"] == 1),

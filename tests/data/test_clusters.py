@@ -37,7 +37,7 @@ def typed() -> pa.Table:
     })  # fmt: skip
 
 
-TYPED = bh.Model("y ~ price + I(small**2) + day + flag + (small | school) + (1 | day:teacher)")
+TYPED = bh.Model("y ~ price + I(small**2) + C(day) + flag + (small | school) + (1 | day:teacher)")
 
 
 def hostile(d: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, bh.Model, str]]:
@@ -78,6 +78,13 @@ def check_frames(subtests, read, folder):
         assert_same(expected, found, 1e-12)
         with pytest.raises(DataError, match="'small' in 2 rows"):
             bh.compress(TYPED, through_file(typed(), "typed"), missing="error")
+    with subtests.test("words for missing"):
+        words = plain.assign(arm=plain.arm.where(~plain.index.isin([3, 7]), "NA"))
+        with pytest.warns(BayeshlmWarning, match=r"rows dropped .*'arm' \(2\)\. Note: the words"):
+            found = bh.compress(bh.Model("y ~ arm + (1 | school)"), through_file(words, "words"))
+        with pytest.warns(BayeshlmWarning, match="2 of"):
+            expected = bh.compress(bh.Model("y ~ arm + (1 | school)"), words)
+        assert_same(expected, found, 1e-12)
     for name, (d, model, message) in hostile(plain).items():
         with subtests.test(bad=name), pytest.raises(DataError) as caught:
             bh.compress(model, through_file(d, name))

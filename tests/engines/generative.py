@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pymc as pm
+from pymc.distributions.continuous import FlatRV
 from pytensor.compile.mode import Mode
 from scipy import stats
 from scipy.special import gammaln
@@ -21,7 +22,8 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Points:
-    """Log densities (points,) of a PyMC model, without the transforms' Jacobians, and what the parameters are there."""
+    """Log densities (points,) of a PyMC model, of the coefficients in the user's units and without the transforms'
+    Jacobians, and what the parameters are there."""
 
     density: np.ndarray
     values: list[Values]
@@ -40,10 +42,19 @@ def random_points(model: pm.Model, count: int, seed: int, spread: float = 0.7) -
     densities, values = [], []
     for _ in range(count):
         point = {name: value + spread * rng.normal(size=np.shape(value)) for name, value in start.items()}
-        densities.append(float(density(point)))
         drawn = shown(*(point[v.name] for v in model.value_vars))
         values.append({v.name: np.asarray(x) for v, x in zip(outputs, drawn, strict=True)})
+        densities.append(float(density(point)) + scaling(model, values[-1]))
     return Points(np.array(densities), values)
+
+
+def scaling(model: pm.Model, values: Values) -> float:
+    """Log of the factors between coefficients and what is sampled for them; a flat density is one in all units."""
+    total = 0.0
+    for variable in model.free_RVs:
+        if variable.name.endswith("_scaled") and not isinstance(variable.owner.op, FlatRV):
+            total += float(np.log(values[variable.name] / values[variable.name.removesuffix("_scaled")]).sum())
+    return total
 
 
 def log_priors(model: bh.Model, values: Values) -> float:
@@ -60,6 +71,8 @@ def log_priors(model: bh.Model, values: Values) -> float:
                 + (n - k) * (2 * gammaln(prior.eta + (n - k - 1) / 2) - gammaln(2 * prior.eta + n - k - 1))
             )
             total += (prior.eta - 1) * np.linalg.slogdet(matrix)[1] - constant
+            if not any(f"{name}_{what}" in values for what in ("partial", "root")):
+                continue  # the matrix itself is drawn
             total += float(np.sum((n - np.arange(1, n + 1)) * np.log(np.diag(root))))
             # From the factor to partial correlations z = 2 p - 1, of which p is sampled: root_ij = z_ij sqrt(left_ij).
             left = 1 - np.cumsum(root**2, axis=1) + root**2

@@ -42,7 +42,7 @@ def arms() -> xr.DataTree:
 
 
 def test_table_and_pairs_equal_the_draws(nested: xr.DataTree) -> None:
-    result = bh.compare(nested, "m", rope=(0.95, 1.05), prob=0.9)
+    result = bh.compare(nested, "m", rope=(0.95, 1.05), prob=0.9, maximize=True)
     multiplier = np.exp(flat(nested, "1|m"))
     assert np.allclose(result.table["multiplier"], np.median(multiplier, axis=0))
     assert np.allclose(result.table["lower"], np.quantile(multiplier, 0.05, axis=0))
@@ -67,6 +67,7 @@ def test_minimizing_turns_best_and_loss_round(nested: xr.DataTree) -> None:
     multiplier = np.exp(flat(nested, "1|m"))
     assert np.allclose(result.table["p_best"], [(multiplier.argmin(axis=1) == k).mean() for k in range(3)])
     assert np.allclose(result.table["expected_loss"], (multiplier - multiplier.min(axis=1, keepdims=True)).mean(axis=0))
+    assert result.best == result.table["expected_loss"].idxmin()
 
 
 def test_nested_level_includes_its_parents(nested: xr.DataTree) -> None:
@@ -79,7 +80,7 @@ def test_nested_level_includes_its_parents(nested: xr.DataTree) -> None:
 
 
 def test_categorical_effect_with_an_interaction_is_compared_at_the_mean(arms: xr.DataTree) -> None:
-    result = bh.compare(arms, "arm")
+    result = bh.compare(arms, "arm", maximize=True)
     mean = float(arms["constant_data"]["column_mean"].sel(column="x"))
     value = flat(arms, "arm") + mean * flat(arms, "arm:x")
     assert result.table.index.tolist() == ["control", "new", "old"]
@@ -90,17 +91,22 @@ def test_categorical_effect_with_an_interaction_is_compared_at_the_mean(arms: xr
 
 
 def test_text_is_of_the_same_record(nested: xr.DataTree) -> None:
-    result = bh.compare(nested, "m")
+    result = bh.compare(nested, "m", maximize=True, prob=0.5)
+    assert result.table["p_best"].max() > 0.5
     text = result.to_text()
     assert f"Choose m {result.best}" in text
-    assert f"{result.table.loc[result.best, 'p_best']:.1%}".replace("%", " %") in text
+    assert result.probability(result.table.loc[result.best, "p_best"]) in text
     assert f"against {result.runner_up}" in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"by": "x"}, "neither a level nor a categorical"),
+        ({"by": "z"}, "'z' is neither a level nor a common effect"),
+        ({"by": "m", "maximize": "yes"}, "maximize='yes'"),
+        ({"by": "m", "reference": "7"}, "reference='7' is none of 'm'"),
+        ({"by": "m", "subgroup": "x"}, "'m' is a level"),
+        ({"by": "m", "at": {"x": 1}}, "'m' is a level"),
         ({"by": "m", "rope": (1.1, 1.2)}, "rope"),
         ({"by": "m", "rope": (float("nan"), 1.2)}, "rope"),
         ({"by": "m", "prob": 1.0}, "prob"),
@@ -170,3 +176,18 @@ def test_pareto_k_and_divergences_count(nested: xr.DataTree) -> None:
     diverging["sample_stats"]["diverging"] = xr.DataArray(flags, dims=("chain", "draw"))
     diagnosis = bh.diagnose(diverging)
     assert (diagnosis.status, diagnosis.divergences) == ("REVIEW", 7)
+
+
+def test_of_many_categories_the_leading_and_the_reference_have_all_their_pairs() -> None:
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(10), 140), "kind": np.tile([f"k{i:02d}" for i in range(70)], 20)})
+    frame["y"] = rng.normal(size=1400) + 2.0 * (frame["kind"] == "k33")
+    model = bh.Model("y ~ kind + (1 | g)", priors={**PRIORS, "kind": bh.Normal(0, 5), "1|g_sigma": bh.HalfNormal(2)})
+    posterior = bh.fit(model, frame, draws=250, random_seed=1)
+    found = bh.compare(posterior, "kind", maximize=True)
+    assert found.best == "k33"
+    assert len(found.pairs) == 69 + 68
+    assert f"k33 against {found.runner_up}" in found.to_text()
+    assert found.pair("k50", "k00")["difference"] == pytest.approx(np.median(flat(posterior, "kind")[:, 49]))
+    with pytest.raises(bh.errors.DataError, match="No pair of 'k50' and 'k51'"):
+        found.pair("k50", "k51")

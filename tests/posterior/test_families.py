@@ -47,7 +47,7 @@ def posterior_of(family: str, **options: object) -> tuple[xr.DataTree, pd.DataFr
 @pytest.mark.parametrize("family", FAMILIES)
 def test_comparison_speaks_the_familys_language(family: str) -> None:
     posterior, data = posterior_of(family)
-    found = bh.compare(posterior, "arm")
+    found = bh.compare(posterior, "arm", maximize=True)
     effect, contrast = ("difference", "difference") if family in ADDITIVE else ("multiplier", "ratio")
     if family in ODDS:
         effect, contrast = "odds_multiplier", "odds_ratio"
@@ -82,10 +82,10 @@ def test_groups_are_worth_their_probability_at_the_average_row(family: str) -> N
     posterior, data = posterior_of(family)
     found = bh.compare(posterior, "g", maximize=False)
     weights = data.t if family == "binomial" else np.ones(len(data))
-    shares = {arm: np.average(data.arm == arm, weights=weights) for arm in ("b", "c")}
     base = flat(posterior, "Intercept") + flat(posterior, "x") * np.average(data.x, weights=weights)
-    base = base + flat(posterior, "arm") @ [shares["b"], shares["c"]]
-    worth = expit(base[:, None] + flat(posterior, "1|g"))
+    arm_of = data.groupby("g")["arm"].first()  # constant in groups: a group's value includes its arm's effect
+    arms = flat(posterior, "arm") @ np.array([arm_of == "b", arm_of == "c"], dtype=float)
+    worth = expit(base[:, None] + arms + flat(posterior, "1|g"))
     assert found.table["probability"].to_numpy() == pytest.approx(np.median(worth, axis=0))
     loss = (worth - worth.min(axis=1, keepdims=True)).mean(axis=0)
     assert found.table["expected_loss"].to_numpy() == pytest.approx(loss)

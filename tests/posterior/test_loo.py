@@ -145,7 +145,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr("bayeshlm.posterior.loo.MOST_NUMBERS", 1000)
         with pytest.raises(bh.errors.EngineError, match="more than memory allows"):
             bh.loo(posterior)
-    with pytest.raises(bh.errors.DataError, match=r"'pupil' is no level.*'g'"):
+    with pytest.raises(bh.errors.DataError, match=r"'pupil' is neither a level.*'g'"):
         bh.loo(posterior, "pupil")
     alone = frame.assign(x=np.where(frame["g"] == "b", frame["x"], 0.0))
     flat = bh.Model("y ~ x + (1 | g)", priors={

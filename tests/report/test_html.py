@@ -16,7 +16,7 @@ from bayeshlm.data.layout import Level
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.draws import statistics_of
 from bayeshlm.posterior.naive import naive_comparison
-from bayeshlm.report.comparing import assigned_level, default_by
+from bayeshlm.posterior.question import assigned_level, treatment
 
 ATTACKS = [
     "<script>alert(1)</script>", "\"quoted\" onload='x'", "$x_{1}$ & more\nline", "\U0001f600 日本語 \u202eevil\x07",
@@ -97,12 +97,12 @@ def posterior() -> object:
 
 @pytest.fixture(scope="module")
 def page(posterior: object, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    path = bh.report(posterior, tmp_path_factory.mktemp("report") / "r.html")
+    path = bh.report(posterior, tmp_path_factory.mktemp("report") / "r.html", by="arm", maximize=True)
     return Page(path.read_text(encoding="utf-8"))
 
 
 def test_verdict_and_tables_are_the_comparisons(posterior: object, page: Page) -> None:
-    comparison, naive = bh.compare(posterior, "arm"), naive_comparison(posterior, "arm")
+    comparison, naive = bh.compare(posterior, "arm", maximize=True), naive_comparison(posterior, "arm")
     assert comparison.verdict() in page.text
     assert naive.sentence() in page.text
     groups, pairs = page.tables["forests"]
@@ -113,7 +113,8 @@ def test_verdict_and_tables_are_the_comparisons(posterior: object, page: Page) -
         assert [figure(row[1]), *map(figure, row[2].split(" to "))] == pytest.approx(
             expected.iloc[:3].tolist(), rel=1e-3
         )
-        assert [figure(row[3]), figure(row[4])] == pytest.approx(expected.iloc[3:].tolist(), rel=1e-2)
+        assert row[3] == comparison.probability(expected["p_best"], short=True)
+        assert figure(row[4]) == pytest.approx(expected["expected_loss"], rel=1e-2)
     assert len(pairs) == 4
     for row in pairs[1:]:
         first, second = row[0].split(" against ")
@@ -122,7 +123,7 @@ def test_verdict_and_tables_are_the_comparisons(posterior: object, page: Page) -
         wanted = [there["ratio"], there["lower"], there["upper"]]
         wanted += [rows_alone[k] for k in ("naive", "naive_lower", "naive_upper")]
         assert shown == pytest.approx(wanted, rel=1e-3)
-        assert [figure(row[3]), figure(row[4])] == pytest.approx([there["p_greater"], there["p_rope"]], abs=1e-3)
+        assert row[3:5] == [comparison.probability(there[name], short=True) for name in ("p_greater", "p_rope")]
 
 
 def test_variance_components_are_the_summary(posterior: object, page: Page) -> None:
@@ -174,7 +175,7 @@ def test_names_are_attacks() -> None:
     from bayeshlm.report.contents import collect
     from bayeshlm.report.html import render
 
-    text = render(collect(posterior, None))
+    text = render(collect(posterior, 'a"$&<', maximize=True))
     page = Page(text)
     assert "script" not in page.tags
     assert "<script" not in text
@@ -213,8 +214,10 @@ def test_chains_that_disagree_are_told_on_top(posterior: object, tmp_path: Path,
     sigma = broken["posterior"]["sigma"].to_numpy()
     sigma[0] += sigma.std() * (5 if status == "FAIL" else 0.45)
     assert bh.diagnose(broken, hyperparameters_only=True).status == status
-    page = Page(bh.report(broken, tmp_path / "r.html").read_text(encoding="utf-8"))
+    path = bh.report(broken, tmp_path / "r.html", by="arm", maximize=True)
+    page = Page(path.read_text(encoding="utf-8"))
     assert page.text.index(words) < page.text.index("Which arm?")
+    assert "Choose" not in page.text
     assert "for sigma" in page.text
     assert ("THE FIT DID NOT CONVERGE" in page.text) == (status == "FAIL")
 
@@ -228,24 +231,65 @@ def test_a_status_recorded_by_the_fit_is_not_lost(posterior: object, tmp_path: P
 def test_a_treatment_given_to_groups_is_compared_unasked(tmp_path: Path) -> None:
     posterior = fit("y ~ x + arm + (1 | group)", study(["a", "b"]))
     statistics = statistics_of(posterior)
-    assert default_by(statistics) == "arm"
+    question = treatment(statistics)
+    assert (question.name, question.kind) == ("arm", "categories")
     assert isinstance(level := assigned_level(statistics, "arm"), Level)
     assert level.name == "group"
     page = Page(bh.report(posterior, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "What does arm do to y?" in page.text
     assert bh.compare(posterior, "arm").verdict() in page.text
+    assert "Choose" not in page.text
     assert "Forest plot of 8 groups of group" in " ".join(value for _, value in page.attributes)
 
 
-def test_an_attribute_of_rows_is_not_taken_for_a_treatment() -> None:
-    data = study(["a", "b"]).assign(sex=np.tile(["f", "m"], 48))
-    model = bh.Model("y ~ sex + (1 | group)", family="lognormal")
-    assert default_by(bh.compress(model, data)) == "group"
-    assert default_by(bh.compress(bh.Model("y ~ sex", family="lognormal"), data)) == "sex"
-    assert default_by(bh.compress(bh.Model("y ~ x", family="lognormal"), data)) is None
+def test_groups_are_never_compared_unasked() -> None:
+    """A treatment given to groups, else what has arms, else a number; the first in the formula; never groups."""
+    data = study(["a", "b"]).assign(sex=np.tile(["f", "m"], 48), half=np.tile([0, 1], 48))
+    data["dose"] = data["group"].str[1:].astype(int) * 2.5
+
+    def asked(formula: str) -> tuple[str, str] | None:
+        question = treatment(bh.compress(bh.Model(formula, family="lognormal"), data))
+        return None if question is None else (question.name, question.kind)
+
+    assert asked("y ~ x + sex + (1 | group)") == ("sex", "categories")
+    assert asked("y ~ x + sex + half + arm + (1 | group)") == ("arm", "categories")
+    assert asked("y ~ x + half + sex + (1 | group)") == ("half", "arms")
+    assert asked("y ~ x + sex + dose + (1 | group)") == ("dose", "number")
+    assert asked("y ~ x + (1 | group)") == ("x", "number")
+    assert asked("y ~ 1 + (1 | arm/group)") is None
+
+
+def test_a_treatment_whose_effect_has_no_mean_is_said_and_the_rest_is_shown(tmp_path: Path) -> None:
+    data = study(["a", "b"]).assign(half=np.tile([0, 1], 48))
+    posterior = fit("y ~ half + half:x + (1 | group)", data)
+    page = Page(bh.report(posterior, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "The effect of half cannot be shown at the means of the other columns" in page.text
+    assert "Forest plot of 8 groups of group" in " ".join(value for _, value in page.attributes)
+    with pytest.raises(DataError, match="whose mean is not known"):
+        bh.report(posterior, tmp_path / "asked.html", by="half")
+
+
+@pytest.mark.parametrize("maximize", [None, True, False])
+def test_a_number_gets_its_slope_and_curve_and_nothing_is_chosen(tmp_path: Path, maximize: bool | None) -> None:
+    data = study(["a", "b"])
+    data["dose"] = data["group"].str[1:].astype(int) * 2.5
+    posterior = fit("y ~ dose + (1 | group)", data)
+    page = Page(bh.report(posterior, tmp_path / "r.html", maximize=maximize).read_text(encoding="utf-8"))
+    comparison = bh.compare(posterior, "dose", maximize=maximize)
+    assert "What does dose do to y?" in page.text
+    assert comparison.verdict() in page.text
+    assert "One more unit of dose" in page.text
+    assert ("More dose is better with probability" in page.text) == (maximize is not None)
+    assert "Choose" not in page.text
+    groups = page.tables["forests"][0]
+    assert groups[0] == ["dose", "multiplier", "95% interval"]
+    slope = np.exp(posterior["posterior"]["dose"].to_numpy().ravel())
+    for row in groups[1:]:
+        assert figure(row[1]) == pytest.approx(np.median(slope ** float(row[0])), rel=1e-3)
 
 
 def test_nothing_to_compare_is_a_report_without_verdict(tmp_path: Path) -> None:
-    posterior = fit("y ~ x", study(["a", "b"]))
+    posterior = fit("y ~ 1", study(["a", "b"]))
     page = Page(bh.report(posterior, tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "What moves y?" in page.text
     assert "verdict" not in page.tables
@@ -258,7 +302,8 @@ def test_many_groups_are_capped_and_it_is_said(tmp_path: Path) -> None:
     group = np.repeat(np.arange(90), 3)
     data = pd.DataFrame({"y": np.exp(rng.normal(size=90)[group] * 0.3 + rng.normal(size=270) * 0.2), "group": group})
     posterior = fit("y ~ 1 + (1 | group)", data)
-    page = Page(bh.report(posterior, tmp_path / "r.html", by="group").read_text(encoding="utf-8"))
+    path = bh.report(posterior, tmp_path / "r.html", by="group", maximize=True)
+    page = Page(path.read_text(encoding="utf-8"))
     assert len(page.tables["forests"][0]) == 61
     assert "30 further groups, all with a larger expected loss, are left out." in page.text
     assert "The 60 extremes of 90 groups: 30 are left out at the dotted line." in page.text
@@ -287,7 +332,7 @@ def test_a_failed_write_leaves_the_old_report(
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="disk full"):
         bh.report(posterior, target)
     assert target.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]

@@ -22,7 +22,7 @@ def test_worst_groups_come_first_and_the_page_shows_them(tmp_path: Path) -> None
     assert len(found.table.rows) == SHOWN
     result = bh.loo(posterior)
     assert found.table.rows[0][0] == str(result.elpd_i["method:instructor"].values[np.argmin(result.elpd_i.values)])
-    page = bh.report(posterior, tmp_path / "report.html").read_text(encoding="utf-8")
+    page = bh.report(posterior, tmp_path / "report.html", by="method").read_text(encoding="utf-8")
     assert "Groups left out, one by one" in page
     assert "rests on 5 groups of" in page
 

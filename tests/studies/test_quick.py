@@ -7,7 +7,7 @@ import pytest
 
 import bayeshlm as bh
 from bayeshlm.errors import EngineError
-from bayeshlm.posterior.draws import group_values
+from bayeshlm.posterior.values import group_values
 from bayeshlm.simulation.simulate_statistics import simulate_statistics
 from bayeshlm.studies.plan import quick
 from bayeshlm.studies.plan.quick import QuickValues, quick_values

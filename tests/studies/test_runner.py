@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
@@ -18,7 +21,8 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.errors import BayeshlmWarning, DesignError
 from bayeshlm.studies.runner import Results, run, seed_of
-from bayeshlm.studies.store import canonical
+from bayeshlm.studies.store import Outcome, canonical, open_store
+from tests.data.clusters import dask_client
 from tests.studies import mock
 
 KEY = {"kind": "mock"}
@@ -41,21 +45,23 @@ def test_known_ranks_come_back_in_order_and_shape() -> None:
 
 
 def test_the_same_on_one_worker_two_workers_and_a_dask_cluster() -> None:
-    """Real processes each time; the cluster is of two processes on this machine."""
-    from distributed import Client, LocalCluster
-
+    """Real processes each time; the cluster is of two processes on this machine, on which others may run as well."""
     one = run(mock.draws, 24, random_seed=5, n_jobs=1, progress=False)
     two = run(mock.draws, 24, random_seed=5, n_jobs=2, progress=False)
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
-        ) as cluster,
-        Client(cluster),
-        joblib.parallel_config(backend="dask"),
-    ):  # fmt: skip
+    with taken(8787), dask_client(), joblib.parallel_config(backend="dask"):
         dask = run(mock.draws, 24, random_seed=5, progress=False)
     assert same(one, two)
     assert same(one, dask)
+
+
+@contextlib.contextmanager
+def taken(port: int) -> Iterator[None]:
+    """The port is in use meanwhile: by us, or, where we cannot have it, by somebody else."""
+    with socket.socket() as listening:
+        with contextlib.suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            listening.listen()
+        yield
 
 
 def test_a_replicate_depends_on_its_index_alone() -> None:
@@ -139,6 +145,8 @@ def damage(path: Path, how: str) -> None:
     elif how == "a bit flipped":
         place = content.index(b"NUMPY") + 129  # the first number after a header of 128 bytes
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif how == "without checksum":  # as an earlier version wrote it
+        path.write_bytes(content[:-34] + b"\0\0")
     elif how == "pickled":
         with zipfile.ZipFile(path, "a") as archive, archive.open("value/evil.npy", "w") as member:
             np.save(member, np.array([Path("x")], dtype=object), allow_pickle=True)
@@ -149,7 +157,9 @@ def damage(path: Path, how: str) -> None:
         shutil.copy(path.with_name("0000005.npz"), path)
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "a bit flipped", "pickled", "inflated", "another replicate"])
+@pytest.mark.parametrize(
+    "how", ["truncated", "empty", "a bit flipped", "pickled", "inflated", "another replicate", "without checksum"]
+)
 def test_a_damaged_file_costs_one_replicate(how, tmp_path) -> None:
     work, store = tmp_path / "work", tmp_path / "store"
     work.mkdir()
@@ -165,6 +175,91 @@ def test_a_damaged_file_costs_one_replicate(how, tmp_path) -> None:
     assert same(first, again)
     assert same(first, run(task, 8, **options))
     assert ran(work) == []
+
+
+def test_no_byte_of_a_replicate_can_change(tmp_path) -> None:
+    """Also where zip's own checksums are none: in the names of the members, and in its directory."""
+    store = open_store(tmp_path, KEY)
+    outcome = Outcome(3, 17, {"rank": np.arange(4), "pit": np.linspace(0, 1, 4)}, 0.5, ("odd weather",))
+    store.save(outcome)
+    (path,) = store.folder.glob("*.npz")
+    content = path.read_bytes()
+    for place in sorted({*range(0, len(content), 7), *range(len(content) - 60, len(content))}):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        assert store.load(3, 17) is None, place
+    path.write_bytes(content)
+    found = store.load(3, 17)
+    assert (found.seconds, found.warnings, found.error) == (0.5, ("odd weather",), "")
+    assert all(np.array_equal(found.values[name], value) for name, value in outcome.values.items())
+
+
+class Full:
+    """A disk that takes so many files more; then it is full, as the system says it."""
+
+    def __init__(self, monkeypatch, files: int) -> None:
+        self.left, rename = files, os.replace
+
+        def replace(source, target):
+            if self.left == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.left -= 1
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", replace)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_full_disk_keeps_what_is_finished_and_the_study_goes_on_from_it(jobs, tmp_path, monkeypatch) -> None:
+    work, store = tmp_path / "work", tmp_path / "store"
+    work.mkdir()
+    options = {"random_seed": 3, "store": store, "key": KEY, "n_jobs": jobs, "progress": False}
+    with monkeypatch.context() as patch:
+        Full(patch, 4)  # what the study is, and three replicates
+        with pytest.raises(
+            DesignError, match=r"Replicate \d+ cannot be stored in .*: No space left on device\. The finish"
+        ):
+            run(mock.draws, 8, **options)
+    (folder,) = store.iterdir()
+    assert len(list(folder.glob("*.npz"))) == 3
+    assert len(list(folder.iterdir())) == 4  # no leftovers
+    rest = run(mock.Counted(str(work)), 8, **options)
+    assert len(ran(work)) == 5
+    assert rest.resumed == 3
+    assert same(rest, run(mock.draws, 8, random_seed=3, n_jobs=1, progress=False))
+
+
+def test_a_store_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch) -> None:
+    def never(index, seed):
+        raise AssertionError("worked")
+
+    options = {"random_seed": 3, "store": tmp_path / "store", "key": {"kind": "never"}, "n_jobs": 1, "progress": False}
+    with monkeypatch.context() as patch:
+        Full(patch, 0)
+        with pytest.raises(DesignError, match=r"store=.*cannot be written to: No space left on device"):
+            run(never, 2, **options)
+
+    def refuse(self, *_args, **_kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    with monkeypatch.context() as patch:  # root may write to read-only folders: the system's answer is stood in for
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(DesignError, match=r"store=.*cannot be written to: Permission denied"):
+            run(never, 2, **options)
+    run(mock.draws, 2, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(DesignError, match=r"store=.*cannot be written to: Permission denied"):
+            run(never, 2, **options)
+
+
+def test_leftovers_of_killed_processes_are_cleared(tmp_path) -> None:
+    store = open_store(tmp_path, KEY)
+    dead, young = store.folder / ".dead.part", store.folder / ".young.part"
+    dead.touch()
+    young.touch()  # may be being written
+    os.utime(dead, (0, 0))
+    open_store(tmp_path, KEY)
+    assert (dead.exists(), young.exists()) == (False, True)
 
 
 def test_a_longer_study_takes_the_shorter_one_up(tmp_path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayeshlm.data.checks.table import group_constant_factors
+from bayeshlm.data.checks.arms import group_constant_factors
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 

@@ -6,10 +6,12 @@ import math
 
 import narwhals as nw
 
-from bayeshlm.data.frames.rows import Rows, collect
+from bayeshlm.data.frames.reading import collect
+from bayeshlm.data.frames.rows import Rows
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.model import Model
 
+FAR = 600.0  # exp(709) is the largest number there is, and sums of exposures need room
 STATUSES = ("none", "left", "right", "interval")
 Tests = dict[str, tuple[nw.Expr, str]]  # what is wrong with a row, and its message with places for count and positions
 
@@ -49,6 +51,12 @@ def response_tests(model: Model, rows: Rows) -> Tests:
     if offset is not None:
         named = listed(factor.name for factor in model.terms.offsets)
         tests["offset"] = (~offset.is_finite() | offset.is_nan(), f"offset {named} is not finite: {{}} rows{{}}")
+        if model.family_spec.link == "log" and not model.family_spec.log_response:
+            tests["far"] = (
+                offset.is_finite() & ((offset > FAR) | (offset < -FAR)),
+                f"offset {named} is beyond {FAR:g} or {-FAR:g}, and the mean is multiplied by its exponential (of an "
+                f"exposure it is the log, offset(log(exposure))): {{}} rows{{}}",
+            )
     return tests | _censoring_tests(model, rows, y)
 
 

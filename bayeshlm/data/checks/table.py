@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import narwhals as nw
 import numpy as np
-from numpy.typing import NDArray
 
+from bayeshlm.data.checks.arms import contaminated, one_group_an_arm
 from bayeshlm.data.checks.support import response_tests
-from bayeshlm.data.frames.rows import Rows, aggregate, collect
+from bayeshlm.data.cross_products import aliased
+from bayeshlm.data.frames.reading import aggregate, collect
+from bayeshlm.data.frames.rows import Rows
+from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
 from bayeshlm.spec.model import Model
 
-if TYPE_CHECKING:
-    from bayeshlm.data.statistics import Statistics
-
 RANK_TOLERANCE = 1e-9  # share of a column's variation left after the columns before it, below which it is aliased
-MOSTLY = 0.8  # a category constant in this share of groups, but not in all, looks like a contaminated treatment
 
 
 def check_rows(model: Model, rows: Rows) -> None:
@@ -107,13 +106,42 @@ def check_statistics(statistics: Statistics) -> None:
         One message with every problem found.
     """
     problems = [
-        *_one_category(statistics), *_constant_response(statistics), *_aliased(statistics), *_levels(statistics),
-        *_arms(statistics),
+        *_one_category(statistics), *_no_reference(statistics), *_constant_response(statistics), *_aliased(statistics),
+        *_levels(statistics),
+        *one_group_an_arm(statistics),
     ]  # fmt: skip
     if problems:
-        raise DataError(" ".join(problems))
-    for message in (*_contaminated(statistics), *_reused_labels(statistics)):
+        raise DataError(" ".join([*_dropped(statistics), *problems]))
+    for message in (*contaminated(statistics), *_reused_labels(statistics)):
         warnings.warn(message, BayeshlmWarning, stacklevel=outside_package())
+
+
+def ungrouped(model: Model, missing: Mapping[str, int]) -> list[str]:
+    """Grouping columns that were missing in some rows."""
+    keys = dict.fromkeys(key for group in model.terms.groups for key in group.level)
+    return [name for name in keys if name in missing]
+
+
+def ungrouped_note(names: list[str]) -> str:
+    """What to do about rows without a group."""
+    name = names[0]
+    return (
+        f"Rows without a {listed(names)} were left out with them: if these are units that belong to no group, as the "
+        f"controls of a partially nested design, give each a label of its own (in a pandas frame: data[{name!r}] = "
+        f"data[{name!r}].astype('string').fillna('alone ' + data.index.to_series().astype(str))) and let the groups "
+        f"differ among the grouped only, (0 + treated | {name}) with treated = 1 in groups, 0 elsewhere."
+    )
+
+
+def _dropped(statistics: Statistics) -> list[str]:
+    """The rows that were left out, said before what their loss may have caused."""
+    if not statistics.missing:
+        return []
+    counts = ", ".join(f"{name!r} ({count})" for name, count in statistics.missing.items())
+    names = ungrouped(statistics.model, statistics.missing)
+    lost = statistics.total_rows - statistics.rows
+    said = f"First of all, {lost} of {statistics.total_rows} rows were dropped for missing values in {counts}."
+    return [said, *([ungrouped_note(names)] if names else []), "In the rows that are left:"]
 
 
 def _one_category(statistics: Statistics) -> list[str]:
@@ -124,49 +152,43 @@ def _one_category(statistics: Statistics) -> list[str]:
     ]
 
 
+def _no_reference(statistics: Statistics) -> list[str]:
+    """References that the formula names and no row has."""
+    categories = statistics.layout.categories
+    return [
+        f"The reference {reference!r} is no category of {name!r} that occurs: there are {listed(categories[name], 20)}."
+        for name, reference in statistics.model.terms.references().items()
+        if name in categories and reference not in map(str, categories[name])
+    ]
+
+
 def _constant_response(statistics: Statistics) -> list[str]:
-    _, _, scatter = statistics.total()
+    total = statistics.total()
     scale = abs(statistics.shift[-1]) * np.finfo(float).eps
     if statistics.rows < 2:
         return [f"There is {statistics.rows} complete row only; nothing can be estimated."]
     if statistics.model.family_spec.discrete:  # all zeros are an answer: the rate is low
         return []
-    if scatter[-1, -1] <= statistics.weight.sum() * scale**2:
+    if total.scatter[-1, -1] <= total.weight * scale**2:
         return [f"The response {statistics.model.terms.response.name!r} is constant: there is nothing to explain."]
     return []
 
 
 def _aliased(statistics: Statistics) -> list[str]:
-    """Common-effect columns that are linear combinations of those before them (Cholesky of the cross products)."""
+    """Common-effect columns that are linear combinations of those before them."""
     columns = statistics.layout.common_columns
     if not columns:
         return []
-    moments = cross_products(statistics)[np.ix_(columns, columns)]
-    scale = np.sqrt(np.maximum(np.diag(moments), np.finfo(float).tiny))
-    rest = moments / np.outer(scale, scale)
-    aliased = []
-    for k, column in enumerate(columns):
-        if rest[k, k] <= RANK_TOLERANCE or moments[k, k] == 0:
-            aliased.append(statistics.layout.columns[column].label)
-            continue
-        rest = rest - np.outer(rest[:, k], rest[:, k]) / rest[k, k]
-    if not aliased:
+    total = statistics.total()  # about the shift where an intercept absorbs it: a large offset costs no digits
+    about = total if statistics.model.terms.intercept else total.moved(statistics.shift)
+    found = aliased(about.with_constant().chosen(columns).about(), RANK_TOLERANCE)
+    if not found.any():
         return []
+    labels = [statistics.layout.columns[columns[k]].label for k in np.flatnonzero(found)]
     return [
-        f"These common effects are combinations of the others and cannot be told from them: {listed(aliased)}. "
+        f"These common effects are combinations of the others and cannot be told from them: {listed(labels)}. "
         "Remove them from the formula (a constant column repeats the intercept)."
     ]
-
-
-def cross_products(statistics: Statistics) -> NDArray[np.float64]:
-    """Sum w a a' of all rows, a = (1, columns, y), centred on the shift where the model has an intercept."""
-    weight, mean, scatter = statistics.total()
-    centre = mean if statistics.model.terms.intercept else mean + statistics.shift
-    full = np.empty((len(mean) + 1, len(mean) + 1))
-    full[0, 0] = weight
-    full[0, 1:] = full[1:, 0] = weight * centre
-    full[1:, 1:] = scatter + weight * np.outer(centre, centre)
-    return full
 
 
 def _levels(statistics: Statistics) -> list[str]:
@@ -218,67 +240,3 @@ def _reused_labels(statistics: Statistics) -> list[str]:
                     f"own, write (1 | {parent.name}/{child.name})."
                 )
     return found
-
-
-def _arms(statistics: Statistics) -> list[str]:
-    """A treatment all of whose arms have one group: the arm's effect is the group's effect."""
-    problems = []
-    for name, level_index, arm_of_group in group_constant_factors(statistics):
-        level = statistics.layout.levels[level_index]
-        groups_per_arm = np.bincount(arm_of_group)
-        if 0 in level.columns and groups_per_arm.max() == 1:
-            problems.append(
-                f"Each {name!r} has one {level.name!r} only: the effect of the arm cannot be told from the effect of "
-                f"its one group. More units do not help; several groups of {level.name!r} per {name!r} do."
-            )
-    return problems
-
-
-def group_constant_factors(statistics: Statistics) -> list[tuple[str, int, NDArray[np.int64]]]:
-    """(factor, level, arm of each group) for categorical common effects that are constant within a level's groups."""
-    found = []
-    for name, arms in _arm_of_cells(statistics).items():
-        if (arms < 0).any():
-            continue
-        for index in range(len(statistics.layout.levels)):
-            groups = statistics.codes[:, index]
-            arm_of_group = np.full(len(statistics.members[index]), -1)
-            arm_of_group[groups] = arms
-            if (arm_of_group[groups] == arms).all():
-                found.append((name, index, arm_of_group))
-    return found
-
-
-def _arm_of_cells(statistics: Statistics) -> dict[str, NDArray[np.int64]]:
-    """Factor -> arm of each cell (0 the reference, -1 where a cell mixes arms)."""
-    layout, arms = statistics.layout, {}
-    for block in layout.common:
-        columns = [layout.columns[k] for k in block.columns]
-        single = all(len(column.indicators) == 1 and not column.numeric for column in columns)
-        if not block.labels or not single:
-            continue
-        values = statistics.mean[:, [k - 1 for k in block.columns]] + statistics.shift[[k - 1 for k in block.columns]]
-        constant = (np.abs(values - np.round(values)) < 1e-9).all(axis=1)
-        order = np.round(values) @ np.arange(1, len(columns) + 1)
-        arms[block.name] = np.where(constant, order, -1).astype(np.int64)
-    return arms
-
-
-def _contaminated(statistics: Statistics) -> list[str]:
-    """A factor constant in most groups of a level but not in all: a treatment given to groups, with exceptions?"""
-    messages = []
-    for name, arms in _arm_of_cells(statistics).items():
-        for index, level in enumerate(statistics.layout.levels):
-            groups = statistics.codes[:, index]
-            size = len(statistics.members[index])
-            lowest, highest = np.full(size, np.iinfo(np.int64).max), np.full(size, -2)
-            np.minimum.at(lowest, groups, arms)
-            np.maximum.at(highest, groups, arms)
-            mixed = (lowest != highest) | (lowest < 0)
-            if mixed.any() and mixed.mean() <= 1 - MOSTLY:
-                labels: list[Any] = [statistics.labels(index)[k] for k in np.flatnonzero(mixed)]
-                messages.append(
-                    f"{name!r} is the same for all rows of most groups of {level.name!r}, but not in {listed(labels)}. "
-                    f"If {name!r} was given to {level.name!r} as a whole, these rows are mislabelled or contaminated."
-                )
-    return messages

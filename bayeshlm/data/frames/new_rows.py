@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeshlm.arrays import Array, Codes
-from bayeshlm.data.frames.rows import Frame, aggregate, collect, open_frame
+from bayeshlm.data.frames.missing import is_missing
+from bayeshlm.data.frames.reading import Frame, aggregate, collect, open_frame
 from bayeshlm.data.groups import combine, factorize
 from bayeshlm.data.layout import Layout
 from bayeshlm.errors import DataError, listed
@@ -177,14 +178,12 @@ def _in_memory(frame: Frame, alias: Mapping[str, str]) -> nw.DataFrame[Any]:
 def _check_values(table: nw.DataFrame[Any], alias: Mapping[str, str], raw: Mapping[str, Array]) -> None:
     problems = []
     for name, key in alias.items():
-        missing = table[key].is_null().to_numpy().astype(bool)
+        missing = table.select(bad=is_missing(key, table.schema[key]).fill_null(True))["bad"].to_numpy().astype(bool)
         if name in raw:
             missing = missing | np.isnan(raw[name])
             infinite = np.isinf(raw[name])
             if infinite.any():
                 problems.append(f"{name!r} is infinite in {int(infinite.sum())} rows{places(infinite)}")
-        elif table.schema[key].is_float():
-            missing = missing | table[key].is_nan().fill_null(True).to_numpy().astype(bool)
         if missing.any():
             problems.append(f"{name!r} is missing in {int(missing.sum())} rows{places(missing)}")
     if problems:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import narwhals as nw
 
 from bayeshlm.errors import DataError, listed
 
+WORDS = ("", "NA", "NaN", "nan", "null", "NULL")  # what stands for a missing value, as pandas.read_csv has it
 READERS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet"}
 DATABASES = (".duckdb", ".ddb", ".db")
-NOT_AVAILABLE = ["", "NA", "NaN", "nan", "null", "NULL"]
+# Quotes are stated: guessed from the first rows, they are missed where only later rows or files have them. So is the
+# header, which DuckDB would not take for one where a name is empty, as pandas leaves that of its index.
+QUOTES: dict[str, Any] = {"quotechar": '"', "escapechar": '"'}
 TABLE = "::"  # between a database file and its table
 
 
@@ -47,13 +52,27 @@ def _open_files(path: str, found: list[str], csv: bool) -> nw.LazyFrame[Any]:
     names = [glob.escape(name) for name in found]  # DuckDB would take brackets in a found name for a pattern
     try:
         if csv:
-            # Quotes are stated: guessed from the first rows, they are missed where only later rows or files have them.
-            relation = connection.read_csv(names, na_values=NOT_AVAILABLE, quotechar='"', escapechar='"')
+            relation = connection.read_csv(names, header=True, na_values=list(WORDS), **QUOTES)
+            _check_header(connection, found, relation.columns)
         else:
             relation = connection.read_parquet(names)
     except duckdb.Error as error:
         raise DataError(f"{path!r} cannot be read: {str(error).splitlines()[0]}") from error
     return nw.from_native(relation)
+
+
+def _check_header(connection: Any, files: list[str], columns: list[str]) -> None:
+    """Refuse a name that several columns have: DuckDB would call the second x_1, and the first would be taken."""
+    if not any((end := re.fullmatch(r"(.*)_\d+", name)) and end[1] in columns for name in columns):
+        return
+    for file in files:
+        raw = connection.read_csv(glob.escape(file), header=False, all_varchar=True, **QUOTES).limit(1).fetchall()[0]
+        twice = [name for name, count in Counter(raw).items() if count > 1 and name is not None]
+        if twice:
+            raise DataError(
+                f"{file!r}: column {listed(twice)} is there more than once. Rename or drop one of the two, so that a "
+                "name means one column."
+            )
 
 
 def _open_table(file: str, table: str) -> nw.LazyFrame[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.arrays import Array
 from bayeshlm.data.checks.support import STATUSES
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.observations import Observations
@@ -34,6 +35,7 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
         "columns": Data(observations.columns, (ROWS, COLUMNS)),
         "constant": Data(observations.constant, (ROWS,)),
         "column_means": Data(observations.shift, (COLUMNS,)),
+        "column_scales": Data(column_scales(statistics), (COLUMNS,)),
         "response_mean": Data(np.asarray(observations.response_shift)),
         "observed": Data(observations.response, (ROWS,)),
         "weight": Data(observations.weight, (ROWS,)),
@@ -58,6 +60,15 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
             squares, free = squares[0], free[0]
         data |= {"rest_square": Data(squares), "rest_free": Data(free.astype(float)), "rest_part": Data(parts)}
     return {names(name): value for name, value in data.items()}
+
+
+def column_scales(statistics: Statistics) -> Array:
+    """(design columns without the constant,): spread about the means; about 0 where no intercept takes these up."""
+    weight, mean, scatter = statistics.total()
+    square = np.diag(scatter)[:-1] / weight
+    if not statistics.model.terms.intercept:
+        square = square + (mean + statistics.shift)[:-1] ** 2
+    return np.where(square > 0, np.sqrt(square), 1.0)
 
 
 def _expected_statuses(model: Model) -> set[str]:

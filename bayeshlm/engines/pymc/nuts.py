@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import json
 import threading
 import time
@@ -20,8 +22,9 @@ from bayeshlm.engines.pymc.data import ROWS, data_of
 from bayeshlm.engines.pymc.model import build
 from bayeshlm.engines.pymc.observations import Observations
 from bayeshlm.engines.pymc.parameterization import Plan, described, plan_levels
+from bayeshlm.engines.pymc.start import Density, Slots, Start, find_start, slots_of
 from bayeshlm.engines.result import EngineResult, Variable
-from bayeshlm.errors import BayeshlmWarning, EngineError, PriorError, listed, outside_package
+from bayeshlm.errors import BayeshlmWarning, EngineError, PriorError, is_panic, listed, outside_package
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -50,6 +53,7 @@ class Compiled:
 
     model: pm.Model
     handle: Any
+    slots: Slots
     seconds: float
 
     def bind(self, data: dict[str, NDArray[Any]]) -> Any:
@@ -62,6 +66,22 @@ class Compiled:
             return None
         used = {variable.name for variable in self.handle.shared_var_keys}  # some may serve the graph's readers only
         return self.handle.with_data(**{name: value for name, value in shared.items() if name in used})
+
+    def density(self, bound: Any) -> Density:
+        """The density that is sampled, of these data: nutpie's own machine code, or PyMC's function."""
+        if bound is None:
+            function = self.model.logp_dlogp_function(ravel_inputs=True)
+            function.set_extra_values({})
+            return lambda x: tuple(function(x))
+        address, data = bound.compiled_logp_func.address, bound.user_data.ctypes.data
+        call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(address)
+
+        def density(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            x, gradient, value = np.ascontiguousarray(x), np.zeros(len(x)), np.zeros(1)
+            failed = call(len(x), x.ctypes.data, gradient.ctypes.data, value.ctypes.data, data)
+            return (-np.inf if failed else float(value[0])), gradient
+
+        return density
 
 
 _cache: OrderedDict[Any, Compiled] = OrderedDict()
@@ -103,12 +123,16 @@ def fit_nuts(
     with progress_bar("compiling", 1, shown=progress), _lock:
         found, compiled = _compiled(statistics, observations, plans)
         bound = compiled.bind({name: data.values for name, data in data_of(statistics, observations, plans).items()})
+        start = find_start(compiled.slots, statistics, observations, plans, compiled.density(bound))
     attrs |= {"compiled_before": int(found), "compile_seconds": 0.0 if found else compiled.seconds}
     if bound is None:
         attrs["sampler"] = "pymc"
-        tree = _sample_pymc(compiled.model, statistics, draws=draws, chains=chains, seed=seed, progress=progress)
+        tree = _sample_pymc(
+            compiled, start, statistics, draws=draws, chains=chains, seed=seed, progress=progress
+        )  # fmt: skip
     else:
         attrs["sampler"] = "nutpie"
+        bound = dataclasses.replace(bound, initial_point_func=start)
         tree = _sample(bound, draws=draws, chains=chains, seed=seed, progress=progress)
     stats = {
         ours: np.asarray(tree["sample_stats"][theirs].values, dtype=float)
@@ -134,7 +158,7 @@ def _compiled(statistics: Statistics, observations: Observations, plans: tuple[P
     began = time.perf_counter()
     model = build(statistics, observations, plans)
     handle = _compile(model, _wanted(statistics))
-    _cache[key] = Compiled(model, handle, time.perf_counter() - began)
+    _cache[key] = Compiled(model, handle, slots_of(model), time.perf_counter() - began)
     while len(_cache) > KEPT:
         _cache.popitem(last=False)
     return False, _cache[key]
@@ -193,44 +217,67 @@ def _sample(bound: Any, *, draws: int, chains: int, seed: int, progress: bool) -
     def remember(chains_now: list[Any]) -> None:
         latest[:] = chains_now
 
-    running = nutpie.sample(
-        bound, draws=draws, tune=TUNE, chains=chains, seed=seed, target_accept=TARGET_ACCEPT, save_warmup=False,
-        progress_bar=False, progress_callback=remember, progress_rate=200, blocking=False,
-    )  # fmt: skip
+    running = None
     try:
+        running = nutpie.sample(
+            bound, draws=draws, tune=TUNE, chains=chains, seed=seed, target_accept=TARGET_ACCEPT, save_warmup=False,
+            progress_bar=False, progress_callback=remember, progress_rate=200, blocking=False,
+        )  # fmt: skip
         with progress_bar("NUTS", (draws + TUNE) * chains, shown=progress) as show:
             while True:
                 try:
                     tree: xr.DataTree = running.wait(timeout=WAIT)
-                    break
+                    return tree
                 except TimeoutError:  # not finished yet
                     divergences = sum(chain.divergences for chain in latest)
                     note = f"{divergences} divergences" if divergences else ""
                     show(sum(chain.finished_draws for chain in latest), note)
-    except RuntimeError as error:
-        running.cancel()
-        raise EngineError(
-            f"NUTS could not sample this model ({error}). Rescale the response, or tighten vague priors."
-        ) from error
-    except BaseException:  # Ctrl-C above all: its threads must not outlive the compiled functions they call
-        running.cancel()
-        raise
-    return tree
+    except BaseException as error:  # Ctrl-C, too: its threads must not outlive the compiled functions they call
+        _cancel(running)
+        if not (isinstance(error, RuntimeError) or is_panic(error)):
+            raise
+        raise _could_not(error) from error
+
+
+def _could_not(error: BaseException) -> EngineError:
+    told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return EngineError(f"NUTS could not sample this model ({told}). Rescale the response, or tighten vague priors.")
+
+
+def _cancel(running: Any) -> None:
+    """End nutpie's threads; after a panic of theirs, asking panics as well."""
+    try:
+        if running is not None:
+            running.cancel()
+    except BaseException as error:
+        if not (isinstance(error, RuntimeError) or is_panic(error)):
+            raise
 
 
 def _sample_pymc(
-    model: pm.Model, statistics: Statistics, *, draws: int, chains: int, seed: int, progress: bool
+    compiled: Compiled, start: Start, statistics: Statistics, *, draws: int, chains: int, seed: int, progress: bool
 ) -> xr.DataTree:
     """PyMC's own sampler, by name: `pm.sample` would pick nutpie up where it is installed."""
     import pymc as pm
 
+    model, slots = compiled.model, compiled.slots
+    points = [start(child) for child in np.random.SeedSequence(seed).spawn(chains)]
+    starts = [
+        {model.rvs_to_values[model[name]].name: point[place].reshape(slots.shapes[name])
+         for name, place in slots.places.items()}
+        for point in points
+    ]  # fmt: skip
     with warnings.catch_warnings():
         # Without a BLAS of the system's PyTensor warns; the model's products are too small for it to matter.
         warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS", category=UserWarning)
-        tree: xr.DataTree = pm.sample(
-            draws, tune=TUNE, chains=chains, cores=1, nuts_sampler="pymc", random_seed=seed, progressbar=progress,
-            target_accept=TARGET_ACCEPT, compute_convergence_checks=False, var_names=_wanted(statistics), model=model,
-        )  # fmt: skip
+        try:
+            tree: xr.DataTree = pm.sample(
+                draws, tune=TUNE, chains=chains, cores=1, nuts_sampler="pymc", random_seed=seed, progressbar=progress,
+                initvals=starts, init="adapt_diag", target_accept=TARGET_ACCEPT, compute_convergence_checks=False,
+                var_names=_wanted(statistics), model=model,
+            )  # fmt: skip
+        except RuntimeError as error:  # PyMC's SamplingError is one
+            raise _could_not(error) from error
     return tree
 
 

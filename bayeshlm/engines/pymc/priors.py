@@ -25,17 +25,17 @@ from bayeshlm.spec.priors import (
 LOCATED = (Normal, StudentT, Cauchy, Flat)  # densities that may be shifted along the line
 
 
-def coefficient(name: str, prior: Prior, *, shift: Any = 0.0, dims: tuple[str, ...] = ()) -> Any:
-    """A coefficient; `shift` moves the prior's location (for priors of `LOCATED` only)."""
+def coefficient(name: str, prior: Prior, *, shift: Any = 0.0, scale: Any = 1.0, dims: tuple[str, ...] = ()) -> Any:
+    """A coefficient; for priors of `LOCATED`, what is `scale` times one with the prior's location moved by `shift`."""
     import pymc as pm
 
     match prior:
         case Normal(mu=mu, sigma=sigma):
-            return pm.Normal(name, mu + shift, sigma, dims=dims)
+            return pm.Normal(name, (mu + shift) * scale, sigma * scale, dims=dims)
         case StudentT(nu=nu, mu=mu, sigma=sigma):
-            return pm.StudentT(name, nu=nu, mu=mu + shift, sigma=sigma, dims=dims)
+            return pm.StudentT(name, nu=nu, mu=(mu + shift) * scale, sigma=sigma * scale, dims=dims)
         case Cauchy(alpha=alpha, beta=beta):
-            return pm.Cauchy(name, alpha + shift, beta, dims=dims)
+            return pm.Cauchy(name, (alpha + shift) * scale, beta * scale, dims=dims)
         case Flat():
             return pm.Flat(name, dims=dims)
     return positive(name, prior, dims=dims)

@@ -15,8 +15,9 @@ from bayeshlm.data.checks.table import check_statistics
 from bayeshlm.data.layout import Layout
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.exact.build import unsupported
-from bayeshlm.errors import BayeshlmError, BayeshlmWarning, DesignError, EngineError, listed
-from bayeshlm.posterior.draws import column_means, find_factor, find_level, values_of
+from bayeshlm.errors import BayeshlmError, BayeshlmWarning, DesignError, EngineError, is_failure, listed
+from bayeshlm.posterior.question import resolve
+from bayeshlm.posterior.values import values_of
 from bayeshlm.simulation.design import Design
 from bayeshlm.simulation.simulate_statistics import simulate_statistics
 from bayeshlm.spec.model import Model
@@ -43,7 +44,7 @@ def plan(
     fit_model: Model | None = None,
     costs: Mapping[str, float] | None = None,
     target: Mapping[str, float] | None = None,
-    maximize: bool = True,
+    maximize: bool | None = None,
     prob: float = 0.95,
     store: str | os.PathLike[str] | None = None,
     n_jobs: int | None = None,
@@ -65,7 +66,7 @@ def plan(
     designs : sequence or {label: Design} mapping of Design
         See `Design.grid`.
     decide : str
-        What is chosen: a level (`method`) or a categorical common effect given by `Treatment`.
+        What is chosen, named as in `bayeshlm.compare`: arms given by `Treatment`, or the groups of a level (`method`).
     replicates : int
     params : mapping, optional
         Values of parameters, as in `bayeshlm.simulate`; the others are drawn from their priors.
@@ -77,8 +78,8 @@ def plan(
     target : mapping, optional
         What the design has to reach: at least, for `p_best`, `assurance` and `power`; at most, for `expected_loss`,
         `outcome_loss` and `width`. Needs `costs`.
-    maximize : bool
-        Whether larger responses are better.
+    maximize : bool, optional
+        Whether larger responses are better. Where nobody says it, the plan is for finding the largest, and says so.
     prob : float
         Probability of the contrasts' intervals, and the P(best) that counts as sure.
     store, n_jobs, progress, random_seed
@@ -147,7 +148,9 @@ class Task:
             try:
                 found, sizes[k], typical[k], quick[k] = one(question, fixed(design, streams), layout, streams)
                 scores[k] = [found[name] for name in SCORES]
-            except Exception as raised:  # whatever ends one design's fit is a row of the failures, and the others go on
+            except BaseException as raised:  # whatever ends one design's fit is a row of the failures; others go on
+                if not is_failure(raised):
+                    raise
                 errors[k] = f"{type(raised).__name__}: {' '.join(str(raised).split())}"
         return {
             "scores": scores, "sizes": sizes, "typical": typical, "quick": quick, "errors": np.array(errors),
@@ -170,9 +173,10 @@ def one(
     if values.labels != true.labels:
         raise EngineError("The groups fitted are not the groups simulated.")
     found = score(
-        values, true.draws[0], log=model.family_spec.log_response, maximize=question.maximize, prob=question.prob
-    )
-    return found, _sizes(question, design), _typical(statistics, question.decide, truth), values.quick
+        values, true.draws[0], log=model.family_spec.log_response, maximize=question.maximize is not False,
+        prob=question.prob,
+    )  # fmt: skip
+    return found, _sizes(question, design), float(true.base[0]), values.quick
 
 
 def _world(
@@ -190,19 +194,6 @@ def _sizes(question: Question, design: Design) -> Array:
     counts = {name: len(parent) for name, parent in structure.parent.items()}
     counts[design.unit] = int(structure.units.sum())
     return np.array([float(counts.get(name, 0)) for name in question.levels])
-
-
-def _typical(statistics: Statistics, decide: str, truth: Mapping[str, Array]) -> float:
-    """What an average group would yield without its effect: the linear predictor at the columns' means."""
-    means = column_means(statistics)
-    columns = statistics.layout.columns
-    factor = None if find_level(statistics, decide) is not None else find_factor(statistics, decide)
-    total = 0.0
-    for block in statistics.layout.common:
-        for value, k in zip(np.atleast_1d(truth[block.name]), block.columns, strict=True):
-            mine = factor is not None and any(name == factor for name, _ in columns[k].indicators)
-            total += 0.0 if mine else float(value * means[k])
-    return total
 
 
 def _probe_all(question: Question) -> list[tuple[Statistics, dict[str, Array]]]:
@@ -232,5 +223,11 @@ def _probe(question: Question, design: Design, streams: Streams) -> tuple[Statis
     refused = unsupported(dataclasses.replace(statistics, model=question.fit_model))
     if refused:
         raise EngineError(refused)
-    values_of(statistics, question.decide, lambda name: truth[name][None])
+    asked = resolve(statistics, question.decide)
+    if asked.kind == "number" or asked.subgroup is not None:
+        raise DesignError(
+            f"decide={question.decide!r} is a number or an effect in subgroups, of which none is chosen. Give the arms "
+            "by Treatment, or name a level."
+        )
+    values_of(statistics, asked, lambda name: truth[name][None])
     return statistics, truth

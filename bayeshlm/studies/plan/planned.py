@@ -25,6 +25,7 @@ from bayeshlm.studies.plan.targets import (
 )  # fmt: skip
 from bayeshlm.studies.runner import Results, seed_of
 from bayeshlm.studies.score import SCORES
+from bayeshlm.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -185,11 +186,10 @@ def _first_error(results: Results) -> str:
 
 
 def _attrs(question: Question, results: Results, typical: float, log: bool, baseline: str) -> dict[str, Any]:
-    from bayeshlm import __version__
-
     attrs: dict[str, Any] = {
         "kind": "plan", "model": question.model.to_json(), "fit_model": question.fit_model.to_json(),
-        "decide": question.decide, "maximize": int(question.maximize), "prob": question.prob,
+        "decide": question.decide, "maximize": "" if question.maximize is None else int(question.maximize),
+        "prob": question.prob,
         "params": json.dumps({name: np.asarray(v).tolist() if not isinstance(v, Mapping) else dict(v)
                               for name, v in question.params.items()}, ensure_ascii=False, default=float),
         "costs": json.dumps(question.costs), "target": json.dumps(question.target),

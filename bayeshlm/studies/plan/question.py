@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.errors import DesignError, PriorError, listed
-from bayeshlm.posterior.compare import check_prob
+from bayeshlm.posterior.compare import check_direction, check_prob
 from bayeshlm.simulation.design import Design
 from bayeshlm.spec.model import Model, matching
 from bayeshlm.studies.plan.targets import check_target
@@ -36,7 +36,7 @@ class Question:
     fit_model: Model
     costs: Mapping[str, float] | None
     target: Mapping[str, float] | None
-    maximize: bool
+    maximize: bool | None
     prob: float
     levels: tuple[str, ...]
 
@@ -50,8 +50,8 @@ def ask(
         if not isinstance(value, Model):
             raise DesignError(f"{name} is a {type(value).__name__}, not a bayeshlm.Model.")
     check_prob(prob)
-    if not isinstance(maximize, bool):
-        raise DesignError(f"maximize={maximize!r} is True or False.")
+    if maximize is not None and not isinstance(maximize, bool):
+        raise DesignError(check_direction(maximize))
     if not isinstance(decide, str):
         raise DesignError(f"decide={decide!r} is the name of a level or of a categorical common effect.")
     labels, found = _labelled(designs)

@@ -27,7 +27,8 @@ from bayeshlm.engines.exact.problem import Problem, Scale, block_slices
 from bayeshlm.engines.sampling import importance
 from bayeshlm.engines.sampling.modes import LogDensity, near_mode
 from bayeshlm.engines.sampling.pareto import pareto_k
-from bayeshlm.posterior.draws import find_level, values_of
+from bayeshlm.posterior.question import resolve
+from bayeshlm.posterior.values import values_of
 
 POINTS = 1024  # proposals; at the efficiencies accepted, at least 300 effective draws
 MIN_EFFICIENCY = 0.3  # stricter than the engine, which looks again at what is between
@@ -108,7 +109,7 @@ def _importance(
     if not good:
         return None
     theta = _resample(theta, weight, rng)
-    level = find_level(statistics, by)
+    level = resolve(statistics, by).level
     depth = 0 if level is None else 1 + problem.level_index.index(statistics.layout.levels.index(level))
     beta, effects = marginal.draw_effects(theta, rng, levels=depth)
     draws = _by_name(problem, statistics, beta, effects)
