@@ -35,7 +35,7 @@ def gram_inverses(factor: Array, root: Array, noise: Array, members: Array) -> t
     return inverse, log_determinant
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
 def _fill(
     r: Array, lower: Array, noise: Array, members: Array, few: float, inverse: Array, log_determinant: Array
 ) -> bool:
