@@ -54,7 +54,7 @@ def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
     for name, title in PROBABILITIES.items():
         if name in top:
             columns.append(title)
-            figures.append([found.probability(p) for p in top[name]])
+            figures.append([found.probability(p, short=True) for p in top[name]])
     loss = ""
     if "expected_loss" in top:
         columns.append("loss")
@@ -87,7 +87,7 @@ def contrasts(found: Comparison) -> Grid:
     contrast = found.contrast
     places = _places(zip(shown["lower"], shown["upper"], strict=True))
     figures = [aligned([fixed(v, places) for v in shown[column]]) for column in (contrast, "lower", "upper")]
-    figures += [[found.probability(p) for p in shown[column]] for column in ("p_greater", "p_rope")]
+    figures += [[found.probability(p, short=True) for p in shown[column]] for column in ("p_greater", "p_rope")]
     low, high = found.rope
     columns = ("", spelled(contrast), _interval(found.prob), "to", "P(greater)", "P(equal)")
     between = f"between {low:.3g} and {high:.3g}"

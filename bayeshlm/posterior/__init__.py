@@ -2,7 +2,8 @@
 
 Nothing here fits. One verb a file; what they share lies in `draws` (reading a posterior by name), `question` (what a
 name in `by=`, `decide=` or `level=` stands for: one rule for every verb), `values` and `curve` (what groups, arms and
-the values of a number are worth), `shares` (variances) and `hyper` (back to what the engine computes with).
+the values of a number are worth), `wording` (probabilities with the digits that draws can tell), `shares` (variances)
+and `hyper` (back to what the engine computes with).
 
 * `diagnose`, `convergence`: did it converge?
 * `summarize`, `compare` (`comparison`: its record and words; `response`: arms on the response's scale), `predict`

@@ -10,6 +10,7 @@ import numpy as np
 
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.values import GroupValues
+from bayeshlm.posterior.wording import probability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,8 +237,9 @@ class Comparison:
         middle, lower, upper = (write(figures[name]) for name in (self.contrast, "lower", "upper"))
         return f"{odds}{middle} ({self.prob * 100:g} % interval {lower} to {upper})"
 
-    def probability(self, p: float) -> str:
-        return _probability(p)
+    def probability(self, p: float, *, short: bool = False) -> str:
+        """A probability with the digits that the draws behind it can tell; `short` for tables."""
+        return probability(p, self.effective, short=short)
 
     def verdict(self) -> str:
         """The answer in a few sentences: what is chosen, or that the data cannot tell, or what each contrast is."""
@@ -407,7 +409,3 @@ def _points(difference: float) -> str:
 def _small(loss: float) -> str:
     """Two digits; an expected loss that no draw shows is small, not nothing."""
     return f"{loss:.2g}" if loss >= 0.001 else "less than 0.001"
-
-
-def _probability(p: float) -> str:
-    return "above 99.9 %" if p > 0.999 else f"{p:.1%}".replace("%", " %")

@@ -35,6 +35,8 @@ from bayeshlm.spec.expressions import Node
 if TYPE_CHECKING:
     import xarray as xr
 
+STRAIGHT = 1e-9  # of an expression's width, by which its middle is off the line
+
 
 @dataclass(frozen=True, eq=False)
 class Slope:
@@ -404,9 +406,10 @@ def _slope(
     node = next(iter(nodes))
     if len(nodes) > 1 or set(node.columns()) != {column}:
         return column, difference / (high - low), False
-    if node.kind == "call" and node.value in ("center", "scale") and node.children[0].kind == "column":
+    start, middle, end = (value_at(layout, node, {column: x}) for x in (low, (low + high) / 2, high))
+    width = end - start
+    if abs(middle - (start + end) / 2) <= STRAIGHT * abs(width):  # center(x), x / 10: one more of x itself
         return column, difference / (high - low), True
-    width = value_at(layout, node, {column: high}) - value_at(layout, node, {column: low})
     names = [f.name for term in statistics.model.terms.common for f in term.factors if f.node == node]
     return names[0], difference / width, True
 

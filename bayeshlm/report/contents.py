@@ -203,7 +203,8 @@ def _groups(comparison: Comparison) -> Table:
     rows = [
         (
             str(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
-            *(comparison.probability(row[name]) for name in names), *(number(row[name], 3) for name in last),
+            *(comparison.probability(row[name], short=True) for name in names),
+            *(number(row[name], 3) for name in last),
         )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -221,7 +222,7 @@ def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
     rows: list[tuple[str, ...]] = [
         (
             f"{row['a']} against {row['b']}", number(row[comparison.contrast]), interval(row["lower"], row["upper"]),
-            comparison.probability(row["p_greater"]), comparison.probability(row["p_rope"]),
+            *(comparison.probability(row[name], short=True) for name in ("p_greater", "p_rope")),
         )
         for row in shown.to_dict("records")
     ]  # fmt: skip

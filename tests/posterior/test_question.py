@@ -180,6 +180,11 @@ def test_a_number_has_a_slope_and_a_curve() -> None:
     assert straight.slope.straight
     assert straight.table.loc[17.5, "difference"] == pytest.approx(17.5 * straight.slope.effect)
     assert straight.best is None
+    tenth = fit("y ~ I(-dose / 10) + (1 | site)", data)
+    turned = bh.compare(tenth, "dose")
+    assert turned.slope is not None
+    assert (turned.slope.unit, turned.slope.straight) == ("dose", True)
+    assert turned.slope.effect == pytest.approx(-np.median(flat(tenth, "I(-dose \u2215 10)")) / 10)
     posterior = fit("y ~ dose + I(dose ** 2) + (1 | site)", data)
     bent = bh.compare(posterior, "dose", at={"dose": [0, 4, 10]}, maximize=True)
     at_ten = 10 * flat(posterior, "dose") + 100 * flat(posterior, "I(dose ** 2)")
