@@ -10,13 +10,14 @@ import numpy as np
 
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.values import GroupValues
-from bayeshlm.posterior.wording import probability
+from bayeshlm.posterior.wording import probability, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN_PAIRS = 15  # of more, only those with the leading group or the reference are shown
 SHOWN_EFFECTS = 4  # that a verdict spells out
+COUNTED = ("p_best", "p_largest", "p_smallest", "p_greater", "p_rope")  # in draws
 TOO_MANY = 10.0  # times the data, beyond which a difference is not worth telling
 TO_DECIDE = (
     "To decide, say which way is better: maximize=True if larger is, maximize=False if smaller is (--maximize, "
@@ -372,10 +373,19 @@ class Comparison:
         between = "Differences between the effects" if self.kind == "subgroups" else "Pairs"
         return (
             f"{note}{self.verdict()}{caution}\n\n{self.by}, {spelled(self.effect)} {effect}\n"
-            f"{self.told().head(20).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
+            f"{self._written(self.told().head(20)).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
             f"{between} (practically equal: {low:.4g} to {high:.4g})\n"
-            f"{self.contrasts().head(20).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
+            f"{self._written(self.contrasts().head(20)).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
         )
+
+    def _written(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with its probabilities as text: draws show no certainty, and few draws few digits."""
+        texts = {
+            name: [share(float(p), self.effective, short=True) for p in table[name]]
+            for name in COUNTED
+            if name in table
+        }
+        return table.assign(**texts)
 
     def told(self) -> pd.DataFrame:
         """The table as it is shown: what leads first, without columns that say nothing here."""
