@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bayeshlm.cli.terminal import Grid
-from bayeshlm.posterior.comparison import spelled
+from bayeshlm.posterior.comparison import said, spelled
 from bayeshlm.posterior.wording import percent
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
     rest = f" {len(order) - len(top):,} more are not shown." if len(order) > len(top) else ""
     effect = spelled(found.effect).capitalize()
     note = f"{effect} {'of' if found.kind == 'subgroups' else 'relative to'} {found.baseline}.{loss}{rest}"
-    names = [str(label) for label in top.index]
+    names = [said(label) for label in top.index]
     strong = frozenset({0} if found.best is not None else ())
     return Grid("", tuple(columns), tuple(zip(names, *figures, strict=True)), note, strong)
 
@@ -95,7 +95,7 @@ def contrasts(found: Comparison) -> Grid:
     note = f"P(equal): probability that the {spelled(contrast)} lies {between}, practically no difference."
     if len(found.pairs) > len(shown):
         note += f" {len(found.pairs) - len(shown):,} more pairs are not shown."
-    names = [f"{a} against {b}" for a, b in zip(shown["a"], shown["b"], strict=True)]
+    names = [f"{said(a)} against {said(b)}" for a, b in zip(shown["a"], shown["b"], strict=True)]
     return Grid("", columns, tuple(zip(names, *figures, strict=True)), note)
 
 

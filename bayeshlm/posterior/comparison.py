@@ -261,7 +261,7 @@ class Comparison:
         p, how = self.probability(row["p_best"]), "largest" if self.maximize else "smallest"
         facts = self._facts()
         loss = f"Expected loss of choosing it: {self.loss_text(row['expected_loss'])}."
-        if contrast["p_rope"] >= self.prob:
+        if contrast["p_rope"] >= self.prob and self._little(row["expected_loss"]):
             equal = self.probability(contrast["p_rope"])
             return " ".join([
                 f"{self.by} {best} and {rival} are practically equal (probability {equal}): which of them is taken "
@@ -276,6 +276,10 @@ class Comparison:
             f"{second}.",
             *facts, f"If one must be taken now, {best} loses least: {loss[0].lower()}{loss[1:]}", self._more(contrast),
         ]).strip()  # fmt: skip
+
+    def _little(self, loss: float) -> bool:
+        """Whether an expected loss is no more than what counts as equal; of odds it is another scale, and not asked."""
+        return self.effect == "odds_multiplier" or loss <= self.rope[1] - (1.0 if self.multiplicative else 0.0)
 
     def _facts(self) -> list[str]:
         """The contrasts in sentences, each with one sign: against the reference, or of what leads."""

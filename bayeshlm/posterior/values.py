@@ -190,7 +190,7 @@ def _level_values(draws: Lookup, statistics: Statistics, question: Question) -> 
         of_group = np.zeros(groups, dtype=np.int64)
         of_group[statistics.codes[:, index]] = statistics.codes[:, k]
         total += sum(_at_means(draws(block.name), block, means) for block in other.blocks)[:, of_group]
-        if other is not level:
+        if other.name != level.name:
             above.append(other.name)
     common = common_of(draws, statistics.layout)
     added, names = of_groups(statistics, level)  # (groups, common effects)

@@ -17,7 +17,7 @@ from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
-from bayeshlm.posterior.comparison import Comparison, spelled
+from bayeshlm.posterior.comparison import Comparison, said, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
@@ -203,7 +203,7 @@ def _groups(comparison: Comparison) -> Table:
     headers += [spelled(name) for name in last]
     rows = [
         (
-            str(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
+            said(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
             *(comparison.probability(row[name], short=True) for name in names),
             *(percent(row[name]) if name == "probability" else number(row[name], 3) for name in last),
         )
@@ -222,7 +222,8 @@ def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
     contrast = spelled(comparison.contrast)
     rows: list[tuple[str, ...]] = [
         (
-            f"{row['a']} against {row['b']}", number(row[comparison.contrast]), interval(row["lower"], row["upper"]),
+            f"{said(row['a'])} against {said(row['b'])}", number(row[comparison.contrast]),
+            interval(row["lower"], row["upper"]),
             *(comparison.probability(row[name], short=True) for name in ("p_greater", "p_rope")),
         )
         for row in shown.to_dict("records")
@@ -259,7 +260,7 @@ def _against(comparison: Comparison, naive: NaiveComparison) -> Plate | None:
     if not all(math.isfinite(value) for value in pair.values()):
         return None
     ratio = comparison.multiplicative
-    axis = f"{naive.contrast}, {a} against {b}"
+    axis = f"{naive.contrast}, {said(a)} against {said(b)}"
     labels, kinds = ("with the groups", "rows alone"), ("honest", "naive")
     middle, lower, upper = (np.array([pair[f"{kind}{end}"] for kind in kinds]) for end in ("", "_lower", "_upper"))
     frame = plots.Forest(

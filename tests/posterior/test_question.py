@@ -140,6 +140,8 @@ def test_groups_include_common_effects_that_are_constant_in_them(posteriors: dic
     values = site[:, of_site] + pair + arm * (old - 0.5)  # half of the rows are old: relative to the average group
     assert found.table["difference"].to_numpy() == pytest.approx(np.median(values, axis=0))
     assert found.baseline == "the average group, effects of 'site', 'arm' included"
+    asked_before = resolve(bh.compress(bh.Model(FORMULAS[1]), trial()), "site:arm")
+    assert bh.compare(posterior, asked_before).to_text() == bh.compare(posterior, "site:arm").to_text()
     sloped = posteriors[FORMULAS[6]]  # of the interaction arm x age, the arm at its value and age at its mean
     by_site = bh.compare(sloped, "site")
     data = trial()
