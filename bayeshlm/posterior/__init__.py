@@ -13,5 +13,5 @@ and `hyper` (back to what the engine computes with).
 
 __all__ = [
     "check", "compare", "comparison", "convergence", "diagnose", "draws", "evidence", "loo", "naive", "predict",
-    "question", "sensitivity", "shares", "store", "summarize", "values",
+    "question", "sensitivity", "shares", "store", "summarize", "values", "wording",
 ]  # fmt: skip
