@@ -1,8 +1,9 @@
-"""Probabilities in words: no digit finer than their Monte Carlo error, never a certainty that draws cannot show."""
+"""Figures in words. Probabilities: no digit finer than their Monte Carlo error, no certainty that draws cannot show."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 FINE = 1000.0  # effective draws from which on tenths of a per cent are told, where the error is as small
 
@@ -66,6 +67,29 @@ def percent(p: float) -> str:
     if p < 0.001 or p > 0.999:
         return "<0.1 %" if p < 0.001 else ">99.9 %"
     return f"{100 * p:.1f} %"
+
+
+def spelled(name: str) -> str:
+    """A column's name in words: odds ratio, for `odds_ratio`."""
+    return name.replace("_", " ")
+
+
+def said(label: Any) -> str:
+    """A label in a sentence: numbers without digits that nobody needs."""
+    return f"{label:.6g}" if isinstance(label, float) else str(label)
+
+
+def percent_change(ratio: float) -> str:
+    return f"{(ratio - 1) * 100:+.1f} %"
+
+
+def points(difference: float) -> str:
+    return f"{difference * 100:+.1f} points"
+
+
+def small(loss: float) -> str:
+    """Two digits; an expected loss that no draw shows is small, not nothing."""
+    return f"{loss:.2g}" if loss >= 0.001 else "less than 0.001"
 
 
 def _unit(percent: float, effective: float, finest: float) -> float:
