@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bayeshlm.cli.terminal import Grid
-from bayeshlm.posterior.comparison import said, spelled
+from bayeshlm.posterior.wording import said, spelled
 
 if TYPE_CHECKING:
     import pandas as pd

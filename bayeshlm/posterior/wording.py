@@ -1,8 +1,9 @@
-"""Probabilities in words: no digit finer than the draws can tell, never a certainty that they cannot show."""
+"""Figures in words. Probabilities: no digit finer than the draws can tell, never a certainty that they cannot show."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 FINE = 1000.0  # effective draws from which on tenths of a per cent are told
 
@@ -41,3 +42,26 @@ def probability(p: float, effective: float, *, short: bool = False) -> str:
     if percent > 100 - edge + 1e-9:
         return f"{'>' if short else 'above '}{100 - edge:.{places}f} %"
     return f"{percent:.{places}f} %"
+
+
+def spelled(name: str) -> str:
+    """A column's name in words: odds ratio, for `odds_ratio`."""
+    return name.replace("_", " ")
+
+
+def said(label: Any) -> str:
+    """A label in a sentence: numbers without digits that nobody needs."""
+    return f"{label:.6g}" if isinstance(label, float) else str(label)
+
+
+def percent_change(ratio: float) -> str:
+    return f"{(ratio - 1) * 100:+.1f} %"
+
+
+def points(difference: float) -> str:
+    return f"{difference * 100:+.1f} points"
+
+
+def small(loss: float) -> str:
+    """Two digits; an expected loss that no draw shows is small, not nothing."""
+    return f"{loss:.2g}" if loss >= 0.001 else "less than 0.001"

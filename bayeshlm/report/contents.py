@@ -17,7 +17,7 @@ from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
-from bayeshlm.posterior.comparison import Comparison, said, spelled
+from bayeshlm.posterior.comparison import Comparison
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
@@ -25,6 +25,7 @@ from bayeshlm.posterior.question import Question, assigned_level, resolve, treat
 from bayeshlm.posterior.shares import residual_note
 from bayeshlm.posterior.summarize import summarize
 from bayeshlm.posterior.values import check_question
+from bayeshlm.posterior.wording import said, spelled
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
