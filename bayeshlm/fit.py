@@ -27,6 +27,7 @@ from bayeshlm.engines.quadrature.fit import NotSampledError, fit_quadrature
 from bayeshlm.engines.result import EngineResult
 from bayeshlm.engines.select import INDEPENDENT, Choice, choose_engine
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
+from bayeshlm.posterior.diagnose import diagnose
 from bayeshlm.randomness import chosen_seed, seed_problem, whole
 from bayeshlm.spec.model import Model
 from bayeshlm.version import __version__
@@ -126,8 +127,6 @@ def to_datatree(
     Where the statistics are not all there is to know about the data, the rows (joined where equal) go into `rows`.
     """
     import xarray as xr
-
-    from bayeshlm.posterior.diagnose import diagnose
 
     dims = ("chain", "draw")
     chains, draws = next(iter(result.sample_stats.values())).shape

@@ -1,8 +1,8 @@
 """The command line: arguments, files and the terminal; no statistics.
 
-`commands` names commands and options; `fitting`, `simulating` and `showcase` carry them out; `tables` turns results
-into rows; `terminal` prints them; `interrupts` is about Ctrl-C. Only typer and rich are imported before a command
-starts its work, and what it works with only after the checks that need less.
+`commands` names commands and options; `fitting`, `simulating`, `studying` and `showcase` carry them out; `tables` and
+`study_tables` turn results into rows; `terminal` prints them; `interrupts` is about Ctrl-C. Only typer and rich are
+imported before a command starts its work, and what it works with only after the checks that need less.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ from bayeshlm.arrays import Array
 from bayeshlm.data.checks.clusters import few_children, few_groups
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError, listed
-from bayeshlm.posterior.comparison import Comparison, Slope, spelled
+from bayeshlm.posterior.comparison import Comparison, Slope
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import dataset, flat, mean_residual_variance, model_of, statistics_of
 from bayeshlm.posterior.question import Question, assigned_level, resolve, with_subgroup
 from bayeshlm.posterior.response import SCALES, response_values
 from bayeshlm.posterior.values import GroupValues, values_of
+from bayeshlm.posterior.wording import spelled
 from bayeshlm.spec.families import Family
 
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ def curve_points(statistics: Statistics, column: str) -> list[float]:
         values, digits = [centre - sd, centre, centre + sd], 2
         if level is not None:
             given = np.unique(np.round(group_means(statistics, level)[:, k], 12))
+            digits = 10 if len(given) <= MOST_POINTS else 3
             if len(given) > MOST_POINTS:
                 given = given[np.round(np.linspace(0, len(given) - 1, MOST_POINTS)).astype(int)]
-            values, digits = given.tolist(), 10
+            values = given.tolist()
         points = [_solved(layout, node, value) for value in values]
         if all(point is not None and math.isfinite(point) for point in points):
             found = sorted(float(point) for point in points if point is not None)

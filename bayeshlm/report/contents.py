@@ -17,7 +17,7 @@ from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
-from bayeshlm.posterior.comparison import Comparison, spelled
+from bayeshlm.posterior.comparison import Comparison
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
@@ -25,6 +25,7 @@ from bayeshlm.posterior.question import Question, assigned_level, resolve, treat
 from bayeshlm.posterior.shares import residual_note
 from bayeshlm.posterior.summarize import summarize
 from bayeshlm.posterior.values import check_question
+from bayeshlm.posterior.wording import percent, probability, said, spelled
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
@@ -202,8 +203,9 @@ def _groups(comparison: Comparison) -> Table:
     headers += [spelled(name) for name in last]
     rows = [
         (
-            str(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
-            *(comparison.probability(row[name]) for name in names), *(number(row[name], 3) for name in last),
+            said(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
+            *(comparison.probability(row[name], short=True) for name in names),
+            *(percent(row[name]) if name == "probability" else number(row[name], 3) for name in last),
         )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -220,8 +222,9 @@ def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
     contrast = spelled(comparison.contrast)
     rows: list[tuple[str, ...]] = [
         (
-            f"{row['a']} against {row['b']}", number(row[comparison.contrast]), interval(row["lower"], row["upper"]),
-            comparison.probability(row["p_greater"]), comparison.probability(row["p_rope"]),
+            f"{said(row['a'])} against {said(row['b'])}", number(row[comparison.contrast]),
+            interval(row["lower"], row["upper"]),
+            *(comparison.probability(row[name], short=True) for name in ("p_greater", "p_rope")),
         )
         for row in shown.to_dict("records")
     ]  # fmt: skip
@@ -257,7 +260,7 @@ def _against(comparison: Comparison, naive: NaiveComparison) -> Plate | None:
     if not all(math.isfinite(value) for value in pair.values()):
         return None
     ratio = comparison.multiplicative
-    axis = f"{naive.contrast}, {a} against {b}"
+    axis = f"{naive.contrast}, {said(a)} against {said(b)}"
     labels, kinds = ("with the groups", "rows alone"), ("honest", "naive")
     middle, lower, upper = (np.array([pair[f"{kind}{end}"] for kind in kinds]) for end in ("", "_lower", "_upper"))
     frame = plots.Forest(
@@ -368,7 +371,7 @@ def _check(check: GroupMeanCheck, response: str, log: bool) -> Plate:
 
 
 def _check_verdict(check: GroupMeanCheck) -> str:
-    figures = ", ".join(f"{name} {number(p, 2)}" for name, p in check.p_values.items())
+    figures = ", ".join(f"{name} {probability(p, check.replicates)}" for name, p in check.p_values.items())
     shares = f"Share of replicated studies with a larger value than observed: {figures}."
     if not check.surprises:
         return f"The model makes groups like the observed ones. {shares}"

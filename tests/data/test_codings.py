@@ -17,6 +17,7 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.data.checks.clusters import few_groups
 from bayeshlm.data.checks.table import check_statistics
+from bayeshlm.data.table import tabulate
 from bayeshlm.errors import BayeshlmWarning, DataError
 
 PRIORS = {
@@ -119,6 +120,20 @@ def test_posterior_guards_and_comparison(coding: str, store: str, reference: Any
     mine, other = (bh.compare(tree, "clinic").table for tree in (posterior, reference))
     np.testing.assert_allclose(mine.to_numpy(dtype=float), other.to_numpy(dtype=float), rtol=1e-6, atol=1e-9)
     assert mine.index.tolist() == other.index.tolist()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_rows_of_other_families(store: str, tmp_path: Path) -> None:
+    """What a likelihood of rows reads: the same design, groups and responses, whatever the coding."""
+    model = bh.Model("y ~ arm + age + (1 | clinic)", family="bernoulli")
+    answers = study(12, CODINGS["text"])["y"] > 11
+    wanted = tabulate(model, study(12, CODINGS["text"]).assign(y=answers))
+    for k, code in enumerate(CODINGS.values()):
+        frame = study(12, code).assign(y=answers if k % 2 else answers.astype(int))
+        table = tabulate(model, stored(frame, store, tmp_path))
+        for name in ("codes", "columns", "response", "trials"):
+            np.testing.assert_allclose(getattr(table, name), getattr(wanted, name), rtol=1e-12)
+        assert table.statistics.members == wanted.statistics.members
 
 
 def one_clinic_an_arm(code: Code) -> pd.DataFrame:
@@ -257,6 +272,14 @@ def test_spellings_of_other_places_are_answered() -> None:
         with pytest.raises(DataError, match=rf"{column!r} has decimal commas \('\d+,\d'\)\. .*decimal=','"):
             bh.compress(bh.Model(formula), frame.assign(**{column: comma}))
     assert bh.compress(bh.Model("y ~ C(age)"), frame.assign(age=comma)).rows == 96
+    text = frame.assign(age=frame["age"].astype(str))  # a CSV file of the same rows has numbers
+    with pytest.raises(DataError, match=r"Column 'age' holds numbers as text .*astype\(float\), or write C\(age\)"):
+        bh.compress(MODEL, text)
+    assert bh.compress(bh.Model("y ~ C(age)"), text).rows == 96
+    whole = frame.assign(age=np.where(frame["age"] > 50, "1", "2"))  # labels, as far as anybody can tell
+    assert bh.compress(bh.Model("y ~ age"), whole).layout.categories["age"] == ("1", "2")
+    halves = frame.assign(age=pd.Categorical(np.where(frame["age"] > 50, 0.5, 1.5)))  # categories by their type
+    assert bh.compress(bh.Model("y ~ age"), halves).layout.categories["age"] == ("0.5", "1.5")
     words = frame.assign(y=np.where(frame["y"] > 10, "yes", "no"))
     with pytest.raises(DataError, match=r"data\['y'\] == 'yes'\) for family='bernoulli'"):
         bh.compress(MODEL, words)

@@ -116,3 +116,15 @@ def test_loss_is_said_to_be_of_choosing_it_and_of_whom() -> None:
     assert "if this choice is wrong" not in text
     groups = bh.compare(of_arms({"b": 0.3, "c": 0.2}, family="lognormal"), "g", maximize=True).verdict()
     assert "% of the outcome of the average group." in groups
+
+
+def test_two_leaders_that_are_equal_are_no_choice_while_a_third_may_be_far_better() -> None:
+    """The leading two differ by nothing; the third, of which little is known, makes the expected loss large."""
+    posterior = of_arms({"b": 0.3, "c": 0.301}, spread=0.1)
+    draws = posterior["posterior"]["arm"].to_numpy()
+    rng = np.random.default_rng(1)
+    draws[...] -= rng.normal(0, 1, draws.shape[:2])[..., None]  # all that is sure is b against c
+    found = bh.compare(posterior, "arm", maximize=True, rope=(-0.1, 0.1))
+    assert {found.best, found.runner_up} == {"b", "c"}
+    assert found.pair("b", "c")["p_rope"] == 1
+    assert found.verdict().startswith("Cannot tell which arm is the best")

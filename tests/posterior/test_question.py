@@ -140,6 +140,8 @@ def test_groups_include_common_effects_that_are_constant_in_them(posteriors: dic
     values = site[:, of_site] + pair + arm * (old - 0.5)  # half of the rows are old: relative to the average group
     assert found.table["difference"].to_numpy() == pytest.approx(np.median(values, axis=0))
     assert found.baseline == "the average group, effects of 'site', 'arm' included"
+    asked_before = resolve(bh.compress(bh.Model(FORMULAS[1]), trial()), "site:arm")
+    assert bh.compare(posterior, asked_before).to_text() == bh.compare(posterior, "site:arm").to_text()
     sloped = posteriors[FORMULAS[6]]  # of the interaction arm x age, the arm at its value and age at its mean
     by_site = bh.compare(sloped, "site")
     data = trial()
@@ -180,6 +182,11 @@ def test_a_number_has_a_slope_and_a_curve() -> None:
     assert straight.slope.straight
     assert straight.table.loc[17.5, "difference"] == pytest.approx(17.5 * straight.slope.effect)
     assert straight.best is None
+    tenth = fit("y ~ I(-dose / 10) + (1 | site)", data)
+    turned = bh.compare(tenth, "dose")
+    assert turned.slope is not None
+    assert (turned.slope.unit, turned.slope.straight) == ("dose", True)
+    assert turned.slope.effect == pytest.approx(-np.median(flat(tenth, "I(-dose \u2215 10)")) / 10)
     posterior = fit("y ~ dose + I(dose ** 2) + (1 | site)", data)
     bent = bh.compare(posterior, "dose", at={"dose": [0, 4, 10]}, maximize=True)
     at_ten = 10 * flat(posterior, "dose") + 100 * flat(posterior, "I(dose ** 2)")

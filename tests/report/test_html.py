@@ -113,7 +113,7 @@ def test_verdict_and_tables_are_the_comparisons(posterior: object, page: Page) -
         assert [figure(row[1]), *map(figure, row[2].split(" to "))] == pytest.approx(
             expected.iloc[:3].tolist(), rel=1e-3
         )
-        assert row[3] == comparison.probability(expected["p_best"])
+        assert row[3] == comparison.probability(expected["p_best"], short=True)
         assert figure(row[4]) == pytest.approx(expected["expected_loss"], rel=1e-2)
     assert len(pairs) == 4
     for row in pairs[1:]:
@@ -123,7 +123,7 @@ def test_verdict_and_tables_are_the_comparisons(posterior: object, page: Page) -
         wanted = [there["ratio"], there["lower"], there["upper"]]
         wanted += [rows_alone[k] for k in ("naive", "naive_lower", "naive_upper")]
         assert shown == pytest.approx(wanted, rel=1e-3)
-        assert row[3:5] == [comparison.probability(there[name]) for name in ("p_greater", "p_rope")]
+        assert row[3:5] == [comparison.probability(there[name], short=True) for name in ("p_greater", "p_rope")]
 
 
 def test_variance_components_are_the_summary(posterior: object, page: Page) -> None:
