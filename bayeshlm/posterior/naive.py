@@ -13,10 +13,11 @@ from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError
+from bayeshlm.posterior.columns import column_means
 from bayeshlm.posterior.compare import Comparison, compare
 from bayeshlm.posterior.draws import model_of, statistics_of
 from bayeshlm.posterior.question import constant_within
-from bayeshlm.posterior.values import column_means, of_groups
+from bayeshlm.posterior.values import of_groups
 from bayeshlm.spec.model import Model
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
-from bayeshlm.posterior.comparison import Comparison, said, spelled
+from bayeshlm.posterior.comparison import Comparison
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
@@ -25,6 +25,7 @@ from bayeshlm.posterior.question import Question, assigned_level, resolve, treat
 from bayeshlm.posterior.shares import residual_note
 from bayeshlm.posterior.summarize import summarize
 from bayeshlm.posterior.values import check_question
+from bayeshlm.posterior.wording import percent, probability, said, spelled
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
@@ -204,7 +205,7 @@ def _groups(comparison: Comparison) -> Table:
         (
             said(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
             *(comparison.probability(row[name], short=True) for name in names),
-            *(number(row[name], 3) for name in last),
+            *(percent(row[name]) if name == "probability" else number(row[name], 3) for name in last),
         )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -370,7 +371,7 @@ def _check(check: GroupMeanCheck, response: str, log: bool) -> Plate:
 
 
 def _check_verdict(check: GroupMeanCheck) -> str:
-    figures = ", ".join(f"{name} {number(p, 2)}" for name, p in check.p_values.items())
+    figures = ", ".join(f"{name} {probability(p, check.replicates)}" for name, p in check.p_values.items())
     shares = f"Share of replicated studies with a larger value than observed: {figures}."
     if not check.surprises:
         return f"The model makes groups like the observed ones. {shares}"

@@ -272,6 +272,14 @@ def test_spellings_of_other_places_are_answered() -> None:
         with pytest.raises(DataError, match=rf"{column!r} has decimal commas \('\d+,\d'\)\. .*decimal=','"):
             bh.compress(bh.Model(formula), frame.assign(**{column: comma}))
     assert bh.compress(bh.Model("y ~ C(age)"), frame.assign(age=comma)).rows == 96
+    text = frame.assign(age=frame["age"].astype(str))  # a CSV file of the same rows has numbers
+    with pytest.raises(DataError, match=r"Column 'age' holds numbers as text .*astype\(float\), or write C\(age\)"):
+        bh.compress(MODEL, text)
+    assert bh.compress(bh.Model("y ~ C(age)"), text).rows == 96
+    whole = frame.assign(age=np.where(frame["age"] > 50, "1", "2"))  # labels, as far as anybody can tell
+    assert bh.compress(bh.Model("y ~ age"), whole).layout.categories["age"] == ("1", "2")
+    halves = frame.assign(age=pd.Categorical(np.where(frame["age"] > 50, 0.5, 1.5)))  # categories by their type
+    assert bh.compress(bh.Model("y ~ age"), halves).layout.categories["age"] == ("0.5", "1.5")
     words = frame.assign(y=np.where(frame["y"] > 10, "yes", "no"))
     with pytest.raises(DataError, match=r"data\['y'\] == 'yes'\) for family='bernoulli'"):
         bh.compress(MODEL, words)
