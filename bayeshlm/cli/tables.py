@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bayeshlm.cli.terminal import Grid
-from bayeshlm.posterior.wording import said, spelled
+from bayeshlm.posterior.wording import percent, said, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,13 +125,6 @@ def fixed(value: float, places: int) -> str:
 
 def whole(value: float) -> str:
     return f"{value:.0f}" if math.isfinite(value) else "-"
-
-
-def percent(p: float) -> str:
-    """A probability; never a certainty, which draws cannot show."""
-    if p < 0.001 or p > 0.999:
-        return "<0.1 %" if p < 0.001 else ">99.9 %"
-    return f"{100 * p:.1f} %"
 
 
 def aligned(figures: list[str]) -> list[str]:

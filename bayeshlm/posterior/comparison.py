@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from bayeshlm.posterior.figures import Figures, Slope
 from bayeshlm.posterior.verdict import verdict
-from bayeshlm.posterior.wording import spelled
+from bayeshlm.posterior.wording import share, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Comparison", "Slope"]
+COUNTED = ("p_best", "p_largest", "p_smallest", "p_greater", "p_rope")  # in draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +74,19 @@ class Comparison(Figures):
         between = "Differences between the effects" if self.kind == "subgroups" else "Pairs"
         return (
             f"{note}{self.verdict()}{caution}\n\n{self.by}, {spelled(self.effect)} {effect}\n"
-            f"{self.told().head(20).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
+            f"{self._written(self.told().head(20)).to_string(float_format=lambda v: f'{v:.4g}')}\n\n"
             f"{between} (practically equal: {low:.4g} to {high:.4g})\n"
-            f"{self.contrasts().head(20).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
+            f"{self._written(self.contrasts().head(20)).to_string(index=False, float_format=lambda v: f'{v:.4g}')}"
         )
+
+    def _written(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with its probabilities as text: draws show no certainty, and few draws few digits."""
+        texts = {
+            name: [share(float(p), self.effective, short=True) for p in table[name]]
+            for name in COUNTED
+            if name in table
+        }
+        return table.assign(**texts)
 
     def told(self) -> pd.DataFrame:
         """The table as it is shown: what leads first, without columns that say nothing here."""

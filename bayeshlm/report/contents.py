@@ -25,7 +25,7 @@ from bayeshlm.posterior.question import Question, assigned_level, resolve, treat
 from bayeshlm.posterior.shares import residual_note
 from bayeshlm.posterior.summarize import summarize
 from bayeshlm.posterior.values import check_question
-from bayeshlm.posterior.wording import said, spelled
+from bayeshlm.posterior.wording import percent, probability, said, spelled
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
@@ -205,7 +205,7 @@ def _groups(comparison: Comparison) -> Table:
         (
             said(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
             *(comparison.probability(row[name], short=True) for name in names),
-            *(number(row[name], 3) for name in last),
+            *(percent(row[name]) if name == "probability" else number(row[name], 3) for name in last),
         )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -371,7 +371,7 @@ def _check(check: GroupMeanCheck, response: str, log: bool) -> Plate:
 
 
 def _check_verdict(check: GroupMeanCheck) -> str:
-    figures = ", ".join(f"{name} {number(p, 2)}" for name, p in check.p_values.items())
+    figures = ", ".join(f"{name} {probability(p, check.replicates)}" for name, p in check.p_values.items())
     shares = f"Share of replicated studies with a larger value than observed: {figures}."
     if not check.surprises:
         return f"The model makes groups like the observed ones. {shares}"
