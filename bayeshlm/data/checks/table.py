@@ -163,7 +163,10 @@ def _constant_response(statistics: Statistics) -> list[str]:
     scale = abs(statistics.shift[-1]) * np.finfo(float).eps
     if statistics.rows < 2:
         return [f"There is {statistics.rows} complete row only; nothing can be estimated."]
-    if statistics.model.family_spec.discrete:  # all zeros are an answer: the rate is low
+    model = statistics.model
+    if model.family_spec.discrete:  # all zeros are an answer: the rate is low
+        return []
+    if model.censored is not None and not model.missing_priors:  # so are scores that are all at their cap
         return []
     if total.scatter[-1, -1] <= total.weight * scale**2:
         return [f"The response {statistics.model.terms.response.name!r} is constant: there is nothing to explain."]

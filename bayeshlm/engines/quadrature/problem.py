@@ -11,6 +11,7 @@ from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.layout import Block
 from bayeshlm.engines.exact.problem import Scale
 from bayeshlm.engines.quadrature.families import Response
+from bayeshlm.engines.quadrature.rules import Ruled
 from bayeshlm.spec.priors import Prior
 
 
@@ -73,6 +74,10 @@ class Problem:
         Sums of eta's coefficient times the columns, and times the offset.
     squares : (p + 1, p + 1)
         Cross products of the columns and the offset of rows known exactly, whose offset is minus their value.
+    ruled : tuple of Ruled
+        Rows that a rule stands for.
+    here : (innermost groups of the layout,) int
+        Group here that stands for each.
     """
 
     response: Response
@@ -85,6 +90,8 @@ class Problem:
     linear: Array
     linear_offset: float
     squares: Array
+    ruled: tuple[Ruled, ...]
+    here: Codes
 
     @property
     def common(self) -> int:
