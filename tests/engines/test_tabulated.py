@@ -93,7 +93,7 @@ def test_density_and_draws_equal_exact_ones(name: str) -> None:
 def test_a_wrong_table_is_noticed_before_anything_is_returned() -> None:
     table, theta = tabulate(MODELS["intercepts"], world())
     table.draw_effects(theta, np.random.default_rng(1))
-    assert table.told["density_error"] < 1e-2
+    assert table.diagnostics["density_error"] < 1e-2
     table.values = 1.001 * table.values
     with pytest.raises(bh.errors.EngineError, match="interpolated, differs by"):
         table.draw_effects(theta, np.random.default_rng(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,22 @@ from bayeshlm.engines.exact.effect_moments import effect_moments, thinned
 from bayeshlm.engines.exact.hyperparameters import constrain, search_box
 from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.engines.naming import DrawnArrays, name_draws, name_moments
+from bayeshlm.engines.progress import late_bar
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.engines.sampling import importance
+from bayeshlm.engines.sampling.modes import LogDensity
 from bayeshlm.engines.sampling.nuts_fallback import sample_collapsed
 from bayeshlm.errors import EngineError
 
 MAX_BYTES = 4 * 2**30  # of group-specific effects kept as draws, where draws are asked for
 AUTO_BYTES = 2**30  # beyond which effects="auto" keeps moments of the largest levels
 MANY_GROUPS = 1000  # of a level, beyond which effects="moments" keeps its moments
-SURE_EFFICIENCY, SURE_PARETO_K = 0.5, 0.5  # short of these, correlated slopes are tried in their other coordinates too
+# Efficiency, and where evaluations are dear, and Pareto k: short of these, correlated slopes are tried in their other
+# coordinates too.
+SURE, SURE_DEAR, SURE_PARETO_K = 0.5, 0.1, 0.5
+PIECE = 2048  # evaluations between two looks at the progress
+# Evaluations until draws are kept (those of the climbs by size squared), and for each draw kept.
+TYPICAL_START, TYPICAL_CLIMB, TYPICAL_PER_DRAW = 2000, 40, 4
 DEAR_CHUNK = 32  # thetas a chunk up to which an evaluation is dear, and a draw kept costs half as many of them
 MISSED = 4.0  # standard errors by which one evidence is below another: its proposals missed a part
 
@@ -44,7 +52,7 @@ def fit_exact(
     draws, chains : int
     seed : int
     progress : bool
-        Show a progress bar if the fallback, which takes longer, is needed.
+        Show a progress bar where it takes more than two seconds.
     effects : {"auto", "draws", "moments"}
         What to keep of group-specific effects, see `bayeshlm.fit`.
 
@@ -58,36 +66,16 @@ def fit_exact(
     check_sigma(statistics)
     drawn_levels = _drawn_levels(problem, draws * chains, effects)
     sampling, effects_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
-    low, high = search_box(problem)
-    chosen = collapse(problem, low, high, draws * chains, sampling)
-    density = chosen.density
+    with late_bar("fitting", shown=progress) as show:
+        density, drawn = _sample(problem, draws, chains, sampling, show)
+    problem = density.problem
     attrs: dict[str, Any] = {"fallback": ""}
-    per_draw = 1.0 if density.chunk <= DEAR_CHUNK else 2.0
-    if problem.size == 0:  # known standard errors and no groups: nothing is left to sample
+    if drawn is None:  # known standard errors and no groups: nothing is left to sample
         theta = np.zeros((chains, draws, 0))
         value = density.log_density(np.zeros((1, 0)))[0][0]
         attrs |= {"log_evidence": float(value), "log_evidence_se": 0.0, "pareto_k": 0.0, "efficiency": 1.0}
         stats = {"lp": np.full((chains, draws), value)}
     else:
-        try:
-            drawn = importance.sample(
-                lambda t: density.log_density(t)[0], low, high, draws=draws, chains=chains, rng=sampling,
-                starts=chosen.starts, per_draw=per_draw,
-            )  # fmt: skip
-            if problem.recentred and not (drawn.efficiency >= SURE_EFFICIENCY and drawn.pareto_k <= SURE_PARETO_K):
-                plain = dataclasses.replace(problem, recentred=())
-                other = exact_density(plain)
-                again = importance.sample(
-                    lambda t: other.log_density(t)[0], *search_box(plain), draws=draws, chains=chains, rng=sampling,
-                    per_draw=per_draw,
-                )  # fmt: skip
-                if _better(again, drawn):
-                    problem, density, drawn = plain, other, again
-        except (FloatingPointError, np.linalg.LinAlgError) as error:
-            raise EngineError(
-                f"The density of the hyperparameters could not be evaluated ({error}). Rescale the response or check "
-                "the priors of the standard deviations."
-            ) from error
         theta = drawn.theta
         attrs |= {
             "log_evidence": drawn.log_evidence, "log_evidence_se": drawn.log_evidence_se,
@@ -104,15 +92,66 @@ def fit_exact(
     if any(not prior.proper for prior in statistics.model.complete_priors.values()):
         attrs["log_evidence"] = attrs["log_evidence_se"] = float("nan")  # an improper prior has no evidence
     flat = theta.reshape(chains * draws, problem.size)
-    beta, drawn_effects = density.draw_effects(flat, effects_rng, drawn_levels)
-    attrs |= density.diagnostics
     moments, moment_coords = {}, {}  # type: tuple[dict[str, Variable], dict[str, list[Any]]]
-    if drawn_levels < len(problem.levels):
-        moments, moment_coords, attrs["moments"] = _moments(statistics, problem, flat, drawn_levels)
+    with late_bar("drawing effects", shown=progress):
+        beta, drawn_effects = density.draw_effects(flat, effects_rng, drawn_levels)
+        if drawn_levels < len(problem.levels):
+            moments, moment_coords, attrs["moments"] = _moments(statistics, problem, flat, drawn_levels)
+    attrs |= density.diagnostics
     arrays = drawn_arrays(problem, flat, beta, drawn_effects)
     variables, coords = name_draws(statistics, arrays, (chains, draws))
     attrs["seconds"] = time.perf_counter() - began
     return EngineResult(variables, coords, stats, attrs, moments, moment_coords)
+
+
+def _sample(
+    problem: Problem, draws: int, chains: int, rng: np.random.Generator, show: Callable[[int, int], None]
+) -> tuple[Density, importance.Draws | None]:
+    """The density and draws of its hyperparameters, in the coordinates that serve better; None where it has none.
+
+    Raises EngineError where the density is 0 everywhere.
+    """
+    low, high = search_box(problem)
+    chosen = collapse(problem, low, high, draws * chains, rng)
+    density = chosen.density
+    if problem.size == 0:
+        return density, None
+    dear = density.chunk <= DEAR_CHUNK
+    options: dict[str, Any] = {"draws": draws, "chains": chains, "rng": rng, "per_draw": 1.0 if dear else 2.0}
+    try:
+        watched = _watched(density, draws * chains, show)
+        drawn = importance.sample(watched, low, high, starts=chosen.starts, **options)
+        sure = SURE_DEAR if dear else SURE
+        if problem.recentred and not (drawn.efficiency >= sure and drawn.pareto_k <= SURE_PARETO_K):
+            plain = dataclasses.replace(problem, recentred=())
+            other = exact_density(plain)
+            again = importance.sample(_watched(other, draws * chains, show), *search_box(plain), **options)
+            if _better(again, drawn):
+                return other, again
+    except (FloatingPointError, np.linalg.LinAlgError) as error:
+        raise EngineError(
+            f"The density of the hyperparameters could not be evaluated ({error}). Rescale the response or check "
+            "the priors of the standard deviations."
+        ) from error
+    return density, drawn
+
+
+def _watched(density: Density, kept: int, show: Callable[[int, int], None]) -> LogDensity:
+    """The log density, in pieces after each of which `show` is told how many evaluations are done and expected."""
+    piece = density.chunk * max(1, PIECE // density.chunk)  # whole chunks, so that no sum is formed in another order
+    expected, done = TYPICAL_START + TYPICAL_CLIMB * density.problem.size**2 + TYPICAL_PER_DRAW * kept, 0
+
+    def log_density(theta: Array) -> Array:
+        nonlocal done
+        out = np.empty(len(theta))
+        for start in range(0, len(theta), piece):
+            part = slice(start, start + piece)
+            out[part] = density.log_density(theta[part])[0]
+            done += len(out[part])
+            show(done, max(expected, done))
+        return out
+
+    return log_density
 
 
 def _better(a: importance.Draws, b: importance.Draws) -> bool:

@@ -17,7 +17,7 @@ from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.crossed.products import Crossing, Order, cross, order_levels
 from bayeshlm.engines.exact.crossed.products_by_sigma import SplitCrossing
 from bayeshlm.engines.exact.density.effects import draw_given_residual
-from bayeshlm.engines.exact.density.nested import DIGITS, MOST_OF, least_residual, weighted_inverses
+from bayeshlm.engines.exact.density.nested import DIGITS, MOST_OF, least_residual
 from bayeshlm.engines.exact.density.protocol import Sweep, in_chunks
 from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
@@ -77,8 +77,7 @@ class Crossed:
         self.across_places = column[self.across] * self.width + row[self.across] - bulk
         self.root_places = (column[self.in_root] - bulk) * self.width + row[self.in_root] - bulk
         self.residual = least_residual(problem)
-        numbers = crossing.numbers if isinstance(crossing, SplitCrossing) else crossing.distinct.size
-        self.chunk = int(np.clip(BATCH_NUMBERS // max(len(crossing.positions), numbers), 1, 4096))
+        self.chunk = int(np.clip(BATCH_NUMBERS // max(len(crossing.positions), crossing.numbers), 1, 4096))
 
     @property
     def diagnostics(self) -> dict[str, float]:
@@ -110,27 +109,17 @@ class Crossed:
         if self.crossing.bulk:
             parts = self.bulks(ratios, spread)
             return np.stack([part.kernel for part in parts]), np.array([part.log_determinant for part in parts])
-        values, log_determinants = self._entries(ratios[self.crossing.leaf], spread)
+        values, log_determinants = self.crossing.entries(ratios[self.crossing.leaf], spread)
         kernels = np.zeros((values.shape[1], self.width * self.width))
         kernels[:, self.root_places] = values.T
         return mirrored(kernels.reshape(-1, self.width, self.width)), log_determinants
-
-    def _entries(self, ratio: Array, spread: Array | None) -> tuple[Array, Array]:
-        """(M at its positions, (entries, B)), (log determinant of V, (B,)) for the leaf's roots over sigma."""
-        crossing = self.crossing
-        if isinstance(crossing, SplitCrossing):
-            assert spread is not None  # `_units` gives it
-            return crossing.entries(ratio, spread)
-        unit = np.ones(ratio.shape[2])
-        entries, log_determinant = weighted_inverses(crossing.distinct, ratio, unit, crossing.members)
-        return crossing.constant[:, None] + crossing.products @ entries.reshape(-1, len(unit)), log_determinant
 
     def bulks(self, ratios: list[Array], spread: Array | None = None) -> list[Bulk]:
         """The bulk's factorisation for each of a batch, as `kernels` takes it."""
         found, leaf = [], ratios[self.crossing.leaf]
         for start in range(0, leaf.shape[2], self.chunk):
             part = slice(start, start + self.chunk)
-            values, log_determinants = self._entries(leaf[:, :, part], None if spread is None else spread[part])
+            values, log_determinants = self.crossing.entries(leaf[:, :, part], None if spread is None else spread[part])
             for b, log_determinant in enumerate(log_determinants):
                 mine = [ratio[:, :, start + b] for ratio in ratios]
                 found.append(self._eliminate_bulk(mine, values[:, b], log_determinant))
@@ -303,12 +292,7 @@ class Crossed:
                 effects[index][:] = np.einsum("ij,jgb->igb", np.linalg.inv(level.lift), part)
         level = problem.levels[crossing.leaf]
         k = len(level.columns)
-        if isinstance(crossing, SplitCrossing):
-            residual, factor = crossing.residual(worth, sigma)
-            precision = np.ones(batch)
-        else:
-            residual, factor = -(crossing.rows @ worth).reshape(k, level.groups, batch), crossing.factor[..., None]
-            precision = sigma**-2
+        residual, factor, precision = crossing.residual(worth, sigma)
         effects[crossing.leaf][:] = draw_given_residual(residual, factor, roots[crossing.leaf], precision, rng)
         centred = known[self.width - 1 - p : -1].T
         return np.asarray((centred + problem.offset) @ np.linalg.inv(problem.lift).T)

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import sparse
 
 from bayeshlm.arrays import Array, Codes
+from bayeshlm.engines.exact.density.nested import weighted_inverses
 from bayeshlm.engines.exact.density.residuals import pivot_centred
 from bayeshlm.engines.exact.problem import Problem
 
@@ -73,6 +74,25 @@ class Crossing:
     positions: Codes
     constant: Array
     products: sparse.csr_array
+
+    @property
+    def numbers(self) -> int:
+        """Size of the working arrays, per theta."""
+        return int(self.distinct.size)
+
+    def entries(self, ratio: Array, sigma: Array | None) -> tuple[Array, Array]:
+        """M at its positions (places, B), and log determinants of V (B,), for the leaf's roots over sigma (k, k, B)."""
+        unit = np.ones(ratio.shape[2])
+        inverse, log_determinant = weighted_inverses(self.distinct, ratio, unit, self.members)
+        return self.constant[:, None] + self.products @ inverse.reshape(-1, len(unit)), log_determinant
+
+    def residual(self, worth: Array, sigma: Array) -> tuple[Array, Array, Array]:
+        """The leaf's pseudo-observations less what `worth` (size, B) accounts for; their R; their precision.
+
+        Returns (k, groups, B), (k, k, groups, 1) and (B,).
+        """
+        seen = -(self.rows @ worth).reshape(*self.factor.shape[1:], -1)
+        return seen, self.factor[..., None], sigma**-2
 
 
 def order_levels(problem: Problem) -> Order:

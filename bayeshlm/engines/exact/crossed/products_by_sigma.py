@@ -123,7 +123,7 @@ class SplitCrossing:
             found += [(c, start + j * other.groups + codes[:, index]) for j, c in enumerate(other.columns)]
         return found + [(rest + j, np.full(len(codes), self.first + j)) for j in range(dense)]
 
-    def entries(self, root: Array, sigma: Array) -> tuple[Array, Array]:
+    def entries(self, root: Array, sigma: Array | None) -> tuple[Array, Array]:
         """M at its positions (places, B), and log determinants of V and of the noise (B,).
 
         Parameters
@@ -132,6 +132,7 @@ class SplitCrossing:
             The leaf's.
         sigma : (B, parts)
         """
+        assert sigma is not None  # M depends on it here
         tau, k, parts = sigma.T**-2, len(root), sigma.shape[1]
         lower, factor = self._scaled(tau, self.representative)
         inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
@@ -157,16 +158,16 @@ class SplitCrossing:
         lower = linalg.cholesky(np.einsum("pb,pijg->ijgb", tau, self.information[..., groups]))
         return lower, np.einsum("aigb,ajg->ijgb", lower, self.factor[..., groups])
 
-    def residual(self, worth: Array, sigma: Array) -> tuple[Array, Array]:
-        """The leaf's pseudo-observations, of precision 1, less what `worth` (size, B) accounts for; and their F'R.
+    def residual(self, worth: Array, sigma: Array) -> tuple[Array, Array, Array]:
+        """The leaf's pseudo-observations less what `worth` (size, B) accounts for; their F'R; their precision, 1.
 
-        Returns (k, groups, B) and (k, k, groups, B).
+        Returns (k, groups, B), (k, k, groups, B) and (B,).
         """
         tau, (parts, k, _, groups) = sigma.T**-2, self.information.shape
         seen = -(self.rows @ worth).reshape(parts + 1, k, groups, -1)
         lower, factor = self._scaled(tau, slice(None))
         rest = linalg.solve_lower(lower, np.einsum("pb,pigb->igb", tau, seen[:parts]))
-        return rest + np.einsum("aigb,agb->igb", lower, seen[parts]), factor
+        return rest + np.einsum("aigb,agb->igb", lower, seen[parts]), factor, np.ones(len(sigma))
 
 
 def _units(k: int) -> Array:
