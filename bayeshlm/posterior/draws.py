@@ -9,10 +9,12 @@ import numpy as np
 
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Layout, Level
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_from_dataset
 from bayeshlm.errors import DataError
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.priors import At
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -113,6 +115,15 @@ def common_of(draws: Lookup, layout: Layout) -> Array:
     """As `common_draws`; (1, 0) where there are none."""
     found = [draws(block.name) for block in layout.common]
     return np.concatenate([values.reshape(len(values), -1) for values in found] or [np.zeros((1, 0))], axis=1)
+
+
+def told_by_prior(posterior: xr.DataTree, name: str, layout: Layout) -> Array:
+    """(draws, ...) of what a parameter's prior speaks of: itself, or the linear predictor at a point (see `At`)."""
+    priors = model_of(posterior).complete_priors
+    if not isinstance(priors.get(name), At):
+        return flat(posterior, name)
+    row = prior_points(layout, priors)[layout.common_columns.index(0)]
+    return np.asarray(common_draws(posterior, layout) @ row)
 
 
 def new_effects(

@@ -40,7 +40,8 @@ def parse_formula(text: str) -> Formula:
         ``response ~ terms``, with ``a*b``, ``a:b``, ``-1`` or ``0``, transforms (``log1p(x)``, ``center(x)``,
         ``I(x**2)``, ``C(g)``, ``C(g, Treatment("usual"))`` to name the reference), ``(effects | a/b)``,
         ``(effects || g)``, ``offset(log(exposure))``; names that are not identifiers in backticks. The
-        response of a binomial model is ``p(successes, trials)``. After a semicolon or on a line of its own, ``sigma ~ g`` gives each category of a column its own residual standard deviation.
+        response of a binomial model is ``p(successes, trials)``. After a semicolon or on a line of its own,
+        ``sigma ~ g`` gives each category of a column its own residual standard deviation.
 
     Raises
     ------

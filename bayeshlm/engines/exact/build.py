@@ -9,6 +9,8 @@ import math
 import numpy as np
 
 from bayeshlm.arrays import Array
+from bayeshlm.data.default_priors import with_column_priors
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.checks import check_proper, within_fit
 from bayeshlm.engines.exact.crossed.products_by_sigma import evaluation_seconds
@@ -16,7 +18,7 @@ from bayeshlm.engines.exact.density.residuals import Split
 from bayeshlm.engines.exact.hyperparameters import recentred_sets
 from bayeshlm.engines.exact.problem import Correlation, Problem, ProblemLevel, Scale
 from bayeshlm.errors import EngineError, PriorError, listed
-from bayeshlm.spec.priors import LKJ, Flat, Normal
+from bayeshlm.spec.priors import LKJ, Flat, Normal, base_prior
 
 EVALUATIONS, MOST_SECONDS = 20_000, 900.0  # of a density: typical number, and the time that is too much
 
@@ -41,6 +43,7 @@ def by_size(statistics: Statistics) -> list[int]:
 
 def build_problem(statistics: Statistics) -> Problem:
     """Bind statistics and priors. Raises EngineError for what this engine cannot do, PriorError for missing priors."""
+    statistics = with_column_priors(statistics)
     model, layout = statistics.model, statistics.layout
     if model.missing_priors:
         raise PriorError(
@@ -109,7 +112,7 @@ def unsupported(statistics: Statistics) -> str | None:
     wrong = [
         f"{name} ~ {priors[name]}"
         for name, kind in model.parameters.items()
-        if kind == "coefficient" and not isinstance(priors.get(name, Flat()), Normal | Flat)
+        if kind == "coefficient" and not isinstance(base_prior(priors.get(name, Flat())), Normal | Flat)
     ]
     if "exact" not in model.family_spec.engines:
         return (
@@ -154,18 +157,21 @@ def _lift(columns: tuple[int, ...], centre: Array) -> Array:
 
 
 def _common_prior(statistics: Statistics, lift: Array, offset: Array) -> tuple[Array, Array, float]:
-    priors = statistics.model.complete_priors
+    """(precision, mean, log determinant of the proper part) of the common effects in centred coordinates."""
+    priors, layout = statistics.model.complete_priors, statistics.layout
     means, precisions = [], []
-    for block in statistics.layout.common:
-        prior = priors[block.name]
+    for block in layout.common:
+        prior = base_prior(priors[block.name])
         count = len(block.columns)
         means += [prior.mu if isinstance(prior, Normal) else 0.0] * count
         precisions += [prior.sigma**-2 if isinstance(prior, Normal) else 0.0] * count
     diagonal = np.array(precisions)
-    inverse = np.linalg.inv(lift)
+    points = prior_points(layout, priors)
+    told = points @ np.linalg.inv(lift)  # what the priors speak of, from centred coordinates
     proper = diagonal > 0
     log_determinant = float(np.log(diagonal[proper]).sum()) + math.log(2 * math.pi) * int((~proper).sum())
-    return inverse.T @ (diagonal[:, None] * inverse), lift @ np.array(means) - offset, log_determinant
+    mean = lift @ np.linalg.solve(points, np.array(means)) if means else np.zeros(0)
+    return told.T @ (diagonal[:, None] * told), mean - offset, log_determinant
 
 
 def _hyperparameters(statistics: Statistics, order: list[int]) -> tuple[tuple[Scale, ...], tuple[Correlation, ...]]:

@@ -16,7 +16,7 @@ from bayeshlm.engines.pymc.observations import Observations
 from bayeshlm.engines.pymc.parameterization import Plan
 from bayeshlm.engines.pymc.priors import LOCATED, coefficient, deviation, positive
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import LKJ, Prior
+from bayeshlm.spec.priors import LKJ, At, Prior, base_prior
 
 
 @dataclass
@@ -71,13 +71,15 @@ class Builder:
         if not self.model.terms.intercept:
             self.overall = moved
             return
-        prior = priors["Intercept"]
+        prior, told = base_prior(priors["Intercept"]), moved  # `told`: from the intercept to what its prior speaks of
+        if isinstance(priors["Intercept"], At):
+            told = moved - pt.dot(self.slopes, self.get("prior_point"))
         if not isinstance(prior, LOCATED):
             self.overall = coefficient("Intercept", prior) + moved
             return
         # So is the mean of the groups: the data know the sum of the intercept and the mean deviation, not the two.
         mean = sum((self._mean_deviation(plan) for plan in self._deviating()), start=pt.zeros(()))
-        typical = coefficient(self.name("Intercept_centred"), prior, shift=moved + mean)
+        typical = coefficient(self.name("Intercept_centred"), prior, shift=told + mean)
         self.overall = typical - mean
         pm.Deterministic("Intercept", self.overall - moved)
 
