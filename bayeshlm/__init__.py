@@ -10,6 +10,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from bayeshlm.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from bayeshlm import errors as errors
     from bayeshlm.data.compress import compress as compress
@@ -56,8 +58,6 @@ if TYPE_CHECKING:
     from bayeshlm.studies.plan.plan import plan as plan
     from bayeshlm.studies.recover import recover as recover
     from bayeshlm.studies.sbc import sbc as sbc
-
-__version__ = "0.1.0"
 
 _PRIORS = (
     "Normal", "StudentT", "Cauchy", "Flat", "HalfNormal", "HalfStudentT", "HalfCauchy", "Exponential", "Gamma",

@@ -23,16 +23,20 @@ from bayeshlm.data.table import Table, table_to_dataset, tabulate
 from bayeshlm.engines.exact.fit import fit_exact
 from bayeshlm.engines.pymc.nuts import fit_nuts
 from bayeshlm.engines.pymc.observations import from_statistics, from_table
+from bayeshlm.engines.quadrature.fit import NotSampledError, fit_quadrature
 from bayeshlm.engines.result import EngineResult
-from bayeshlm.engines.select import Choice, choose_engine
+from bayeshlm.engines.select import INDEPENDENT, Choice, choose_engine
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
+from bayeshlm.posterior.diagnose import diagnose
+from bayeshlm.randomness import chosen_seed, seed_problem, whole
 from bayeshlm.spec.model import Model
+from bayeshlm.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
 
 EFFECTS = ("auto", "draws", "moments")
-PACKAGES = ("bayeshlm", "numpy", "scipy", "xarray", "narwhals", "arviz-stats", "pymc", "nutpie")
+PACKAGES = ("numpy", "scipy", "xarray", "narwhals", "arviz-stats", "pymc", "nutpie")
 
 
 def fit(
@@ -54,9 +58,10 @@ def fit(
     model : Model
     data : frame, path or Statistics
         Anything `compress` takes, or its result: the posterior is the same.
-    engine : {"auto", "exact", "nuts"}
-        "auto" takes the exact engine where it applies, else NUTS on the generative model of `to_pymc`, and says why in
-        the posterior's attrs.
+    engine : {"auto", "exact", "quadrature", "nuts"}
+        "auto" takes the exact engine where it applies, else integrates the effects out by quadrature where that does
+        (see `bayeshlm.engines.quadrature`), else NUTS on the generative model of `to_pymc`, and says why in the
+        posterior's attrs.
     draws, chains : int
         Draws kept in each chain.
     random_seed : int, optional
@@ -94,10 +99,20 @@ def fit(
     if choice.takes_over:
         notes.append(choice.reason)
         warnings.warn(choice.reason, BayeshlmWarning, stacklevel=outside_package())
-    seed = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
+    seed = chosen_seed(random_seed)
+    result: EngineResult | None = None
     if choice.engine == "exact":
         result = fit_exact(statistics, draws=draws, chains=chains, seed=seed, progress=progress, effects=effects)
-    else:
+    elif choice.engine == "quadrature" and table is not None:
+        try:
+            result = fit_quadrature(_table_with(table, statistics), draws=draws, chains=chains, seed=seed)
+        except NotSampledError as error:
+            if engine == "quadrature":
+                raise
+            choice = Choice("nuts", f"{error} NUTS samples every parameter of the generative model instead.", True)
+            notes.append(choice.reason)
+            warnings.warn(choice.reason, BayeshlmWarning, stacklevel=outside_package())
+    if result is None:
         observations = from_statistics(statistics) if table is None else from_table(table)
         result = fit_nuts(statistics, observations, draws=draws, chains=chains, seed=seed, progress=progress)
     return to_datatree(statistics, result, choice, seed=seed, notes=notes, table=table)
@@ -112,8 +127,6 @@ def to_datatree(
     Where the statistics are not all there is to know about the data, the rows (joined where equal) go into `rows`.
     """
     import xarray as xr
-
-    from bayeshlm.posterior.diagnose import diagnose
 
     dims = ("chain", "draw")
     chains, draws = next(iter(result.sample_stats.values())).shape
@@ -149,11 +162,13 @@ def to_datatree(
         "notes": json.dumps(messages, ensure_ascii=False),
         "cautions": json.dumps(list(few_groups(statistics).values()), ensure_ascii=False),
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": json.dumps({"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}),
+        "versions": json.dumps(
+            {"python": platform.python_version(), "bayeshlm": __version__, **{p: _version(p) for p in PACKAGES}}
+        ),
         **result.attrs,
     }
-    # The exact engine draws effects independently given the hyperparameters; NUTS may get stuck in any of them.
-    diagnosis = diagnose(tree, hyperparameters_only=choice.engine == "exact")
+    # These engines draw effects independently given the hyperparameters; NUTS may get stuck in any of them.
+    diagnosis = diagnose(tree, hyperparameters_only=choice.engine in INDEPENDENT)
     tree.attrs["status"] = diagnosis.status
     if diagnosis.status == "FAIL":
         warnings.warn(
@@ -164,12 +179,10 @@ def to_datatree(
 
 def _check_counts(draws: int, chains: int, random_seed: int | None) -> None:
     for name, value in (("draws", draws), ("chains", chains)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        if not whole(value) or value < 1:
             raise DataError(f"{name}={value!r} must be a whole number of at least 1.")
-    if random_seed is not None and (
-        isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer) or random_seed < 0
-    ):
-        raise DataError(f"random_seed={random_seed!r} must be a whole number of at least 0, or None.")
+    if problem := seed_problem(random_seed):
+        raise DataError(f"{problem}.")
 
 
 def _read(model: Model, data: Any, missing: str) -> tuple[Statistics, Table | None]:
@@ -193,6 +206,10 @@ def _read(model: Model, data: Any, missing: str) -> tuple[Statistics, Table | No
 
 def _with_model(statistics: Statistics, model: Model) -> Statistics:
     return dataclasses.replace(statistics, model=model)
+
+
+def _table_with(table: Table, statistics: Statistics) -> Table:
+    return dataclasses.replace(table, statistics=statistics)
 
 
 def _complete(model: Model, statistics: Statistics) -> tuple[Model, list[str]]:

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bayeshlm import __version__
 from bayeshlm.cli.terminal import NOT_CONVERGED, session
+from bayeshlm.version import __version__
 
 app = typer.Typer(
     name="bayeshlm",
@@ -144,8 +144,8 @@ def fit(
         ),
     ] = None,
     engine: Annotated[
-        Literal["auto", "exact", "nuts"],
-        typer.Option("--engine", help="auto: the exact engine where it applies, else NUTS."),
+        Literal["auto", "exact", "quadrature", "nuts"],
+        typer.Option("--engine", help="auto: the exact engine or quadrature where they apply, else NUTS."),
     ] = "auto",
     missing: Annotated[
         Literal["drop", "error"], typer.Option("--missing", help="Rows with missing values: leave out, or refuse.")

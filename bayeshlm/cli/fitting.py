@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeshlm.cli import tables
 from bayeshlm.cli.simulating import check_targets
 from bayeshlm.cli.terminal import Terminal
 from bayeshlm.errors import DataError, PriorError, listed
@@ -60,9 +59,11 @@ def run(terminal: Terminal, request: Request) -> str:
             f"{len(request.data)} files are given: {listed(request.data)}. For several files of one table give a "
             "pattern in quotes, so that bayeshlm and not the shell expands it: 'data/*.csv'."
         )
-    terminal.stage("start", load_libraries)
+    from bayeshlm.data.frames.sources import open_path
+
+    source = request.data[0]
+    open_path(source)  # whether it is there and a table, before anything that takes longer to import
     from bayeshlm.data.compress import complete_rows, compress, moments
-    from bayeshlm.fit import fit
     from bayeshlm.spec.model import Model
 
     model = Model(
@@ -73,7 +74,6 @@ def run(terminal: Terminal, request: Request) -> str:
         weights=request.weights,
         censored=parse_censored(request.censored),
     )
-    source = request.data[0]
 
     def read() -> Statistics:
         if model.moments_suffice:
@@ -83,6 +83,9 @@ def run(terminal: Terminal, request: Request) -> str:
     statistics = terminal.stage("read", read, rows_and_groups)
     data = statistics if model.moments_suffice else source
     check_comparable(statistics, request.compare, request.reference)
+    terminal.stage("start", load_libraries)
+    from bayeshlm.fit import fit
+
     posterior = terminal.stage(
         "fit",
         lambda: fit(
@@ -111,13 +114,13 @@ def report(
 ) -> str:
     """Write the report of a saved posterior. Its status: PASS, REVIEW or FAIL."""
     check_targets([(out, REPORT_SUFFIXES)])
-    terminal.stage("start", load_libraries)
     from bayeshlm.data.store import statistics_from_dataset
     from bayeshlm.posterior.store import load_posterior
 
     posterior = terminal.stage("load", lambda: load_posterior(source), lambda _: str(source))
     if by is not None:
         check_comparable(statistics_from_dataset(posterior["statistics"].to_dataset()), [by], reference)
+    terminal.stage("start", load_libraries)
     found = terminal.stage("diagnose", lambda: judge(posterior))
     write(terminal, posterior, out=None, report=out, by=by, maximize=maximize, reference=reference)
     terminal.status(found.status, found.to_text())
@@ -175,12 +178,12 @@ def _number(text: str) -> float | None:
 def check_comparable(statistics: Statistics, names: Sequence[str], reference: str | None = None) -> None:
     """Refuse, before the fit, what cannot be compared after it. Raises DataError naming every such name."""
     from bayeshlm.posterior.question import resolve
-    from bayeshlm.posterior.values import check_reference
+    from bayeshlm.posterior.values import check_question
 
     problems = []
     for name in names:
         try:
-            check_reference(statistics, resolve(statistics, name), reference)
+            check_question(statistics, resolve(statistics, name), reference)
         except DataError as error:
             problems.append(f"Cannot compare {name!r}: {error}")
     if problems:
@@ -190,11 +193,12 @@ def check_comparable(statistics: Statistics, names: Sequence[str], reference: st
 def judge(posterior: xr.DataTree) -> Diagnosis:
     """The diagnosis behind `attrs["status"]`.
 
-    The exact engine draws group effects independently, and there may be very many: then it is of the parameters alone.
+    Where the engine draws group effects independently there may be very many, and it is of the parameters alone.
     """
+    from bayeshlm.engines.select import INDEPENDENT
     from bayeshlm.posterior.diagnose import diagnose
 
-    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
+    return diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
 
 
 def compared(
@@ -229,6 +233,7 @@ def write(
 
 def show(terminal: Terminal, posterior: xr.DataTree, found: Diagnosis, comparisons: Sequence[Comparison]) -> None:
     """Convergence, decisions, and the parameters behind them."""
+    from bayeshlm.cli import tables
     from bayeshlm.posterior.draws import model_of
     from bayeshlm.posterior.shares import residual_note
     from bayeshlm.posterior.summarize import summarize
@@ -276,6 +281,8 @@ def without_groups(posterior: xr.DataTree) -> xr.DataTree:
 
 def decision(terminal: Terminal, comparison: Comparison) -> None:
     """Verdict, groups, contrasts: one record behind all three."""
+    from bayeshlm.cli import tables
+
     terminal.verdict(comparison.verdict(), comparison.status)
     terminal.grid(tables.comparison(comparison))
     if len(comparison.pairs):
@@ -294,6 +301,6 @@ def rows_and_groups(statistics: Statistics) -> str:
 
 
 def load_libraries() -> None:
-    """Import what every fit needs, so that the times after it are of the work."""
-    for name in ("arviz_stats.base", "pandas", "scipy.optimize", "scipy.stats", "xarray", "bayeshlm.fit"):
+    """Import what every fit needs and reading does not, so that the times after it are of the work."""
+    for name in ("pandas", "scipy.optimize", "scipy.stats", "xarray", "bayeshlm.fit"):
         importlib.import_module(name)

@@ -46,9 +46,9 @@ class StudyFile:
 def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: int | None) -> None:
     """Simulate a study and write it."""
     check_targets([(out, DATA_SUFFIXES), (truth, TRUTH_SUFFIXES)])
+    loaded = terminal.stage("load", lambda: load_study(study), lambda s: f"{s.model.formula}, {s.model.family}")
     from bayeshlm.simulation.simulate import simulate
 
-    loaded = terminal.stage("load", lambda: load_study(study), lambda s: f"{s.model.formula}, {s.model.family}")
     world = terminal.stage(
         "simulate",
         lambda: simulate(loaded.model, loaded.design, params=loaded.params, random_seed=seed),
@@ -61,11 +61,11 @@ def run(terminal: Terminal, study: str, *, out: Path, truth: Path | None, seed: 
 
 def show_source(terminal: Terminal, study: str, *, parameterization: str) -> None:
     """Print the PyMC source of a study's model, bound to the columns that its design makes."""
+    loaded = load_study(study)
     from bayeshlm.data.compress import complete_rows, moments
     from bayeshlm.engines.pymc.source.writer import pymc_source
     from bayeshlm.simulation.simulate import simulate
 
-    loaded = load_study(study)
     world = simulate(loaded.model, loaded.design, params=loaded.params, random_seed=0)
     statistics = moments(loaded.model, complete_rows(loaded.model, world.data, "drop"))
     terminal.text(pymc_source(statistics, parameterization=parameterization))

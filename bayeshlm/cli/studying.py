@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayeshlm.cli import study_tables
 from bayeshlm.cli.fitting import load_libraries
 from bayeshlm.cli.simulating import StudyFile, check_targets, load_study, write_result
 from bayeshlm.cli.terminal import Terminal
@@ -62,7 +61,7 @@ def sbc(terminal: Terminal, request: Request) -> str:
 
         return calibrate(study.model, study.design, **request.options())
 
-    return _run(terminal, request, work, study_tables.sbc)
+    return _run(terminal, request, work)
 
 
 def recover(terminal: Terminal, request: Request) -> str:
@@ -71,11 +70,13 @@ def recover(terminal: Terminal, request: Request) -> str:
     def work(study: StudyFile) -> xr.Dataset:
         from bayeshlm.studies.recover import recover as recovered
 
-        if study.params is None:
-            raise DesignError("recover needs params = {name: value} in the study file: the true values to recover.")
         return recovered(study.model, study.design, params=study.params, **request.options())
 
-    return _run(terminal, request, work, study_tables.recover)
+    def check(study: StudyFile) -> None:
+        if study.params is None:
+            raise DesignError("recover needs params = {name: value} in the study file: the true values to recover.")
+
+    return _run(terminal, request, work, check)
 
 
 def plan(terminal: Terminal, request: Request) -> str:
@@ -84,40 +85,44 @@ def plan(terminal: Terminal, request: Request) -> str:
     def work(study: StudyFile) -> xr.Dataset:
         from bayeshlm.studies.plan.plan import plan as planned
 
+        return planned(
+            study.model, study.designs, decide=study.decide, params=study.plan_params, costs=study.costs,
+            target=study.target, maximize=study.maximize, **request.options(),
+        )  # fmt: skip
+
+    def check(study: StudyFile) -> None:
         missing = [name for name in ("designs", "decide") if getattr(study, name) is None]
         if missing:
             raise DesignError(
                 f"plan needs {' and '.join(missing)} in the study file: designs = bayeshlm.Design.grid(...), decide = "
                 "'the level or treatment to choose'; and, if you like, costs, target, maximize, plan_params."
             )
-        return planned(
-            study.model, study.designs, decide=study.decide, params=study.plan_params, costs=study.costs,
-            target=study.target, maximize=study.maximize, **request.options(),
-        )  # fmt: skip
 
-    return _run(terminal, request, work, study_tables.plan)
+    return _run(terminal, request, work, check)
 
 
 def _run(
     terminal: Terminal,
     request: Request,
     work: Callable[[StudyFile], Any],
-    show: Callable[[Terminal, Any], str],
+    check: Callable[[StudyFile], None] = lambda _: None,
 ) -> str:
     """Load, run, write, show. A study that is interrupted says what it kept."""
     check_targets([(request.out, RESULT_SUFFIXES)])
-    terminal.stage("start", load_libraries)
     study = terminal.stage("load", lambda: load_study(request.study), lambda s: f"{s.model.formula}, {s.model.family}")
+    check(study)
+    terminal.stage("start", load_libraries)
     try:
         result = terminal.work("study", lambda: work(study), _replicates)
     except KeyboardInterrupt:
         terminal.warn(_kept(request))
         raise
     terminal.stage("save", lambda: write_result(result, request.out), str)
+    from bayeshlm.cli import study_tables
     from bayeshlm.report.html import report
 
     terminal.stage("page", lambda: report(result, request.page), str)
-    return show(terminal, result)
+    return str(getattr(study_tables, result.attrs["kind"])(terminal, result))
 
 
 def _replicates(result: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from bayeshlm.cli.terminal import Grid
-from bayeshlm.posterior.comparison import spelled
+from bayeshlm.posterior.comparison import said, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
     for name, title in PROBABILITIES.items():
         if name in top:
             columns.append(title)
-            figures.append([found.probability(p) for p in top[name]])
+            figures.append([found.probability(p, short=True) for p in top[name]])
     loss = ""
     if "expected_loss" in top:
         columns.append("loss")
@@ -75,7 +75,7 @@ def comparison(found: Comparison, truth: xr.DataArray | None = None) -> Grid:
     rest = f" {len(order) - len(top):,} more are not shown." if len(order) > len(top) else ""
     effect = spelled(found.effect).capitalize()
     note = f"{effect} {'of' if found.kind == 'subgroups' else 'relative to'} {found.baseline}.{loss}{rest}"
-    names = [str(label) for label in top.index]
+    names = [said(label) for label in top.index]
     strong = frozenset({0} if found.best is not None else ())
     return Grid("", tuple(columns), tuple(zip(names, *figures, strict=True)), note, strong)
 
@@ -87,14 +87,14 @@ def contrasts(found: Comparison) -> Grid:
     contrast = found.contrast
     places = _places(zip(shown["lower"], shown["upper"], strict=True))
     figures = [aligned([fixed(v, places) for v in shown[column]]) for column in (contrast, "lower", "upper")]
-    figures += [[found.probability(p) for p in shown[column]] for column in ("p_greater", "p_rope")]
+    figures += [[found.probability(p, short=True) for p in shown[column]] for column in ("p_greater", "p_rope")]
     low, high = found.rope
     columns = ("", spelled(contrast), _interval(found.prob), "to", "P(greater)", "P(equal)")
     between = f"between {low:.3g} and {high:.3g}"
     note = f"P(equal): probability that the {spelled(contrast)} lies {between}, practically no difference."
     if len(found.pairs) > len(shown):
         note += f" {len(found.pairs) - len(shown):,} more pairs are not shown."
-    names = [f"{a} against {b}" for a, b in zip(shown["a"], shown["b"], strict=True)]
+    names = [f"{said(a)} against {said(b)}" for a, b in zip(shown["a"], shown["b"], strict=True)]
     return Grid("", columns, tuple(zip(names, *figures, strict=True)), note)
 
 

@@ -6,16 +6,13 @@ Every string is printed as it is: a group named ``[red]x[/red]`` is no markup, c
 from __future__ import annotations
 
 import errno
-import signal
 import sys
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import typer
@@ -27,6 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from bayeshlm.cli.interrupts import interrupts_counted
 from bayeshlm.errors import BayeshlmError, BayeshlmWarning, is_failure
 
 # Exit codes: 70 as in sysexits.h, 130 as shells report SIGINT.
@@ -174,7 +172,7 @@ def session() -> Iterator[Terminal]:
         With 2 for what the user can correct, 130 after Ctrl-C, 70 for anything that nobody foresaw.
     """
     terminal = Terminal()
-    with _warnings_as_lines(terminal), _interrupts_counted(terminal.signals):
+    with _warnings_as_lines(terminal), interrupts_counted(terminal.signals):
         try:
             yield terminal
             terminal.stop_if_interrupted()
@@ -224,24 +222,6 @@ def _warnings_as_lines(terminal: Terminal) -> Iterator[None]:
         warnings.filterwarnings("always", category=BayeshlmWarning)
         warnings.showwarning = show
         yield
-
-
-@contextmanager
-def _interrupts_counted(signals: list[int]) -> Iterator[None]:
-    """Note every Ctrl-C, since not every library lets the KeyboardInterrupt through."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        signals.append(number)
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def clean(text: str, keep: str = "") -> str:

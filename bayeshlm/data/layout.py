@@ -195,9 +195,11 @@ def bound_model(model: Model, layout: Layout) -> Model:
     found = {level.correlation_name for level in layout.levels if level.correlated}
     unsure = [group for group in model.terms.groups if group.has_matrix is None]
     given = {group.correlation_name for group in unsure} & set(model.parameters)
-    if given - found:
+    factors = {level.correlation_name for level in layout.levels if any(block.labels for block in level.blocks)}
+    idle = sorted(given - found - factors)  # a factor may have one category in this part of the data, more in others
+    if idle:
         raise PriorError(
-            f"A prior is given for {listed(sorted(given - found))}, but there is one effect a group and nothing to be "
+            f"A prior is given for {listed(idle)}, but there is one effect a group and nothing to be "
             "correlated: the column is a number. Leave the prior out, or write C(x) for categories."
         )
     lacking = {group.correlation_name for group in unsure} & found - given

@@ -1,17 +1,27 @@
-"""Sufficient statistics: all that the exact engine needs of the rows, whatever their number."""
+"""Sufficient statistics: all that the exact engine needs of the rows, whatever their number, and how parts add up."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayeshlm.arrays import Array, Codes
-from bayeshlm.data.groups import joined_labels
+from bayeshlm.data.cross_products import CrossProducts
+from bayeshlm.data.groups import combine, joined_labels, sorted_members
 from bayeshlm.data.layout import Layout, bound_model
+from bayeshlm.data.summing.joint import joint_layout, linear_map, numbered_alike, one_type
+from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
 from bayeshlm.spec.model import Model
+
+CONSTANT = 1e-9  # share of a column's variation that rounding may leave within groups where it is constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +32,7 @@ class Statistics:
     response itself (binomial: of the share of successes, weighted by the trials).
 
     With a_i = (columns of every term, y) and the cells' means m: ``weight`` = sum w, ``mean`` = m - ``shift``,
-    ``scatter`` = sum w (a - m)(a - m)'. Centred before multiplying, so that a large offset costs no digits; two parts
-    add up by Chan, Golub and LeVeque (1983), American Statistician 37(3), equation 2.1 in its matrix form.
+    ``scatter`` = sum w (a - m)(a - m)', together the `CrossProducts` of the cells, `moments`.
 
     Attributes
     ----------
@@ -101,21 +110,118 @@ class Statistics:
         """Labels of a level's groups: the value itself, or `parent:child` where the level has several columns."""
         return joined_labels(self.members[level])
 
-    def total(self) -> tuple[float, Array, Array]:
+    @property
+    def moments(self) -> CrossProducts:
+        """Of the cells, means about the shift."""
+        return CrossProducts(self.weight, self.mean, self.scatter)
+
+    def total(self) -> CrossProducts:
         """(weight, mean about the shift, scatter) of all rows."""
-        weight = float(self.weight.sum())
-        mean = self.weight @ self.mean / weight
-        deviation = self.mean - mean
-        return weight, mean, self.scatter.sum(axis=0) + (deviation.T * self.weight) @ deviation
+        return self.moments.total()
+
+    def constant_within(self, level: int) -> NDArray[np.bool_]:
+        """(columns,): whether a column, or the response, is the same for all rows of each group of a level."""
+        inside = self.moments.squares_within(self.codes[:, level], len(self.members[level]))
+        return np.asarray(inside <= CONSTANT * np.diag(self.total().scatter))
 
     def __add__(self, other: Statistics) -> Statistics:
         """Statistics of both parts together. Raises DataError where they are not of the same model."""
         if not isinstance(other, Statistics):
             return NotImplemented
-        from bayeshlm.data.summing.merge import merge
-
         return merge(self, other)
 
     def __radd__(self, other: Any) -> Statistics:
         """So that `sum` of several parts works, which starts from 0."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """Add two parts; groups are matched by label, categories that only one part saw are made room for.
+
+    Priors do not enter statistics and need not agree; the sum carries the left part's model.
+
+    Raises
+    ------
+    DataError
+        If the parts are of different models, or their columns mean different things.
+    """
+    if a.model_hash != b.model_hash:
+        raise DataError(
+            "Statistics add up only if they are of the same model, and these are of "
+            f"{_described(a)} and of {_described(b)}."
+        )
+    layout = joint_layout(a.model, a.layout, b.layout, b.rows / (a.rows + b.rows))
+    a, b = _reexpressed(a, layout), _reexpressed(b, layout)
+    members, mapped = [], []
+    for level, (left, right) in enumerate(zip(a.members, b.members, strict=True)):
+        left, right = one_type(left, right, layout.levels[level].keys)
+        union = sorted_members({*left, *right})
+        position = {label: k for k, label in enumerate(union)}
+        members.append(union)
+        mapped.append(
+            np.concatenate([
+                np.array([position[label] for label in part], dtype=np.int64)[codes[:, level]]
+                for part, codes in ((left, a.codes), (right, b.codes))
+            ])
+        )  # fmt: skip
+    coded = list(zip(mapped, map(list, members), strict=True))
+    if layout.residual is not None:
+        coded.append((np.concatenate([a.residual, b.residual]), list(layout.residual.labels)))
+    cell, codes = combine(coded, len(a.count) + len(b.count))
+    residual = codes[:, -1] if layout.residual is not None else np.zeros(len(codes), dtype=np.int64)
+    codes = codes[:, : len(layout.levels)]
+    _warn_of_numbers(a, b)
+    # b's means are re-expressed about a's shift: an addition of numbers near their difference, no squares involved.
+    both = zip(a.moments, b.moments.moved(b.shift - a.shift), strict=True)
+    joint = CrossProducts(*(np.concatenate(pair) for pair in both)).pooled(cell, len(codes))
+    count, log_weights, jacobians = (
+        np.bincount(cell, np.concatenate(pair), len(codes))
+        for pair in ((a.count, b.count), (a.log_weights, b.log_weights), (a.jacobians, b.jacobians))
+    )
+    return Statistics(
+        a.model, layout, tuple(members), codes, count, joint.weight, joint.mean, joint.scatter, a.shift,
+        a.total_rows + b.total_rows, a.rows + b.rows,
+        {k: a.missing.get(k, 0) + b.missing.get(k, 0) for k in {**a.missing, **b.missing}},
+        log_weights, jacobians, residual,
+        None if a.site is None or b.site is None else " and ".join(dict.fromkeys([a.site, b.site])),
+    )  # fmt: skip
+
+
+def _described(statistics: Statistics) -> str:
+    model = statistics.model
+    options = [f"{name}={value!r}" for name in ("se", "weights", "censored") if (value := getattr(model, name))]
+    return ", ".join([repr(model.formula), model.family, *options])
+
+
+def _warn_of_numbers(a: Statistics, b: Statistics) -> None:
+    """Of groups that are numbers in both parts, where not both name their site: nobody knows whether they are one."""
+    if a.site is not None and b.site is not None:
+        return
+    for name, numbers in numbered_alike([level.keys for level in a.layout.levels], a.members, b.members).items():
+        warnings.warn(
+            f"Groups {listed(numbers, 5)} of {name!r} are numbers, occur in both parts and are taken to be the same. "
+            f"If they are, give both parts a site, as in compress(..., site='north'); if each site numbers its own, "
+            f"compress(..., site='north', own=[{name!r}]) keeps them apart.",
+            BayeshlmWarning,
+            stacklevel=outside_package(),
+        )
+
+
+def _reexpressed(statistics: Statistics, layout: Layout) -> Statistics:
+    """The same rows in the columns of a layout that knows more categories (all columns change linearly)."""
+    if statistics.layout == layout:
+        return statistics
+    table = linear_map(statistics.layout, layout)
+    linear = np.zeros((len(layout.columns), len(statistics.layout.columns)))
+    linear[:-1, :-1] = table[1:, 1:]
+    linear[-1, -1] = 1.0  # the response stays
+    constant = np.append(table[1:, 0], 0.0)
+    residual = statistics.residual
+    if statistics.layout.residual is not None and layout.residual is not None:
+        places = [layout.residual.labels.index(label) for label in statistics.layout.residual.labels]
+        residual = np.array(places)[residual]
+    _, mean, scatter = statistics.moments.mapped(linear)
+    return dataclasses.replace(
+        statistics, layout=layout, mean=mean, shift=linear @ statistics.shift + constant, scatter=scatter,
+        residual=residual,
+    )  # fmt: skip

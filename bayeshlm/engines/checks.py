@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from bayeshlm.arrays import Array
+from bayeshlm.data.cross_products import regression
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import EngineError, PriorError, listed
 from bayeshlm.spec.priors import Flat, Prior
@@ -22,13 +23,10 @@ def within_fit(statistics: Statistics) -> tuple[float, Array]:
     Coefficients are 0 for columns that do not vary within cells. Raises EngineError where y is a function of the
     columns but for rounding: sums of squares have no digits for what is left.
     """
-    within, weight = statistics.scatter.sum(axis=0), float(statistics.weight.sum())
-    _, _, total = statistics.total()
+    within, (weight, _, total) = statistics.moments.within(), statistics.total()
     columns = [k - 1 for k in statistics.layout.common_columns if k]
     columns = [k for k in columns if within[k, k] > 1e-12 * total[k, k]]
-    fitted = np.zeros(len(within) - 1)
-    if columns:
-        fitted[columns] = np.linalg.lstsq(within[np.ix_(columns, columns)], within[columns, -1])[0]
+    fitted = regression(within, columns)
     direction = np.append(-fitted, 1.0)
     rest, spread = float(direction @ within @ direction), float(total[-1, -1])
     free = statistics.rows - len(statistics.count) - len(columns)
@@ -55,7 +53,8 @@ def check_proper(statistics: Statistics) -> None:
     flat = [c for block in layout.common if isinstance(priors[block.name], Flat) for c in block.columns]
     for index, level in enumerate(layout.levels):
         groups = len(statistics.members[index])
-        used = sum(1 for column in flat if _constant_within(statistics, index, column))
+        same = np.append(True, statistics.constant_within(index))  # the constant is
+        used = int(same[flat].sum())
         scales = [f"{block.name}_sigma" for block in level.blocks]
         if groups - used < 2:
             problems += [f"{s} ({groups} groups of {level.name!r})" for s in scales if isinstance(priors[s], Flat)]
@@ -78,7 +77,7 @@ def check_sigma(statistics: Statistics) -> None:
     prior = priors["sigma"]
     flat = [c for block in statistics.layout.common if isinstance(priors[block.name], Flat) for c in block.columns]
     labels: tuple[object, ...] = ("",) if spread is None else spread.labels
-    full = _flat_moments(statistics, flat)
+    full = statistics.moments.moved(statistics.shift).with_constant().chosen(flat).about()  # (cells, q, q)
     few, perfect = [], []
     for part, label in enumerate(labels):
         mine = statistics.residual == part
@@ -92,7 +91,7 @@ def check_sigma(statistics: Statistics) -> None:
         free = rows - mine.sum() - len(moving)
         inner = within[np.ix_(moving, moving)]
         rest = within[-1, -1] - within[-1, moving] @ np.linalg.pinv(inner, rcond=1e-12) @ within[moving, -1]
-        if free >= 1 and rest <= EXACT * statistics.total()[2][-1, -1] and _positive_at_zero(prior):
+        if free >= 1 and rest <= EXACT * statistics.total().scatter[-1, -1] and _positive_at_zero(prior):
             perfect.append(name)
     if few:
         raise PriorError(
@@ -111,28 +110,6 @@ def _positive_at_zero(prior: Prior) -> bool:
     return bool(prior.bounds[0] <= 0 and prior.logpdf(np.array(1e-6)) - prior.logpdf(np.array(1e-3)) > -1.0)
 
 
-def _flat_moments(statistics: Statistics, flat: list[int]) -> Array:
-    """(cells, q, q): cross products of the columns with flat coefficients."""
-    values = np.concatenate([np.ones((len(statistics.weight), 1)), statistics.mean + statistics.shift], axis=1)[:, flat]
-    scatter = np.zeros((len(values), statistics.mean.shape[1] + 1, statistics.mean.shape[1] + 1))
-    scatter[:, 1:, 1:] = statistics.scatter
-    products = scatter[:, np.array(flat, dtype=int)[:, None], flat]
-    return np.asarray(products + statistics.weight[:, None, None] * values[:, :, None] * values[:, None, :])
-
-
 def _rank(moments: Array) -> int:
     scale = np.sqrt(np.maximum(np.diag(moments), np.finfo(float).tiny))
     return int(np.linalg.matrix_rank(moments / np.outer(scale, scale), tol=1e-9, hermitian=True)) if len(moments) else 0
-
-
-def _constant_within(statistics: Statistics, index: int, column: int) -> bool:
-    """Whether a column is the same for all rows of each group of a level."""
-    if column == 0:
-        return True
-    k = column - 1
-    codes, groups = statistics.codes[:, index], len(statistics.members[index])
-    weight = np.bincount(codes, statistics.weight, groups)
-    mean = np.bincount(codes, statistics.weight * statistics.mean[:, k], groups) / weight
-    spread = statistics.scatter[:, k, k] + statistics.weight * (statistics.mean[:, k] - mean[codes]) ** 2
-    total = statistics.scatter[:, k, k].sum() + statistics.weight @ statistics.mean[:, k] ** 2
-    return bool(spread.sum() <= 1e-12 * total)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayeshlm.arrays import Array
+from bayeshlm.data.cross_products import project_out
 
 PIVOT_TOLERANCE = 1e-12  # share of a column's square below which nothing but rounding is left of it
 
@@ -84,14 +85,4 @@ def pivot(moments: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
     rest : (c, c, ...)
         Cross products of what is left; zero in the projected columns.
     """
-    rest = moments.copy()
-    rows = np.zeros((len(columns), *moments.shape[1:]))
-    for k, column in enumerate(columns):
-        square = rest[column, column]
-        informative = square > PIVOT_TOLERANCE * moments[column, column]
-        scale = np.where(informative, 1.0 / np.sqrt(np.where(informative, square, 1.0)), 0.0)
-        rows[k] = rest[column] * scale
-        rest -= rows[k][:, None] * rows[k][None, :]
-        rest[column] = 0.0
-        rest[:, column] = 0.0
-    return rows, rest
+    return project_out(moments, columns, PIVOT_TOLERANCE)

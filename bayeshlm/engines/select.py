@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.exact.build import nested_order, unsupported
+from bayeshlm.engines.quadrature.build import unsupported as beyond_quadrature
 from bayeshlm.errors import EngineError, listed
 
-ENGINES = ("auto", "exact", "nuts")
+ENGINES = ("auto", "exact", "quadrature", "nuts")
+INDEPENDENT = ("exact", "quadrature")  # these draw effects independently given the hyperparameters
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,20 @@ def choose_engine(statistics: Statistics, engine: str) -> Choice:
         return Choice("nuts", "asked for; NUTS samples every parameter of the generative model")
     model, refused = statistics.model, unsupported(statistics)
     if refused and engine == "exact":
-        raise EngineError(f"{refused} engine='nuts' can fit this model.")
-    if refused:
-        reason = f"{refused} NUTS samples every parameter of the generative model instead."
-        return Choice("nuts", reason, "exact" in model.family_spec.engines)
+        raise EngineError(f"{refused} engine='auto' finds one that can fit this model.")
     levels = len(statistics.layout.levels)
     on = f" on {levels} nested level{'s' * (levels > 1)}" if levels else ""
+    if refused or engine == "quadrature":
+        beyond = beyond_quadrature(statistics)
+        if beyond and engine == "quadrature":
+            raise EngineError(f"{beyond} engine='auto' finds one that can fit this model.")
+        if not beyond:
+            censored = "censored " if model.censored is not None else ""
+            reason = f"{censored}{model.family} response, effects{on}: all effects integrate out by adaptive quadrature"
+            return Choice("quadrature", reason if engine == "auto" else f"asked for; {reason}")
+        beyond = refused if model.moments_suffice else beyond
+        reason = f"{beyond} NUTS samples every parameter of the generative model instead."
+        return Choice("nuts", reason, model.moments_suffice)
     if nested_order(statistics) is None:
         names = listed(level.name for level in statistics.layout.levels)
         on = (

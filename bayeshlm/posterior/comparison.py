@@ -10,6 +10,7 @@ import numpy as np
 
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.values import GroupValues
+from bayeshlm.posterior.wording import probability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,8 +68,8 @@ class Comparison:
         (`ratio`, `odds_ratio` or `difference`), followed by `lower`, `upper`, `p_greater`, `p_rope`.
     pairs : pandas.DataFrame
         `a`, `b`, `ratio`, `odds_ratio` or `difference` (a against b), `lower`, `upper`, `p_greater` (P(a > b)),
-        `p_rope`. A pair with the reference is against the reference. All pairs for up to 60 groups, else the leading
-        group (or the reference) and each other one. Of subgroups: the differences between the effects.
+        `p_rope`. A pair with the reference is against the reference. All pairs for up to 60 groups, else those with the
+        leading group or the reference. Of subgroups: the differences between the effects.
     rope : (float, float)
         Ratios or differences in it count as practically equal.
     prob : float
@@ -89,6 +90,8 @@ class Comparison:
         More of what would tell more: `groups of 'clinic'`, `rows`.
     effective : float
         Effective draws behind the probabilities, whose resolution is one over them.
+    of_shares : bool
+        Whether the response is a probability or share.
     values : GroupValues
         The draws behind it all.
     """
@@ -106,6 +109,7 @@ class Comparison:
     caution: str
     tells: str
     effective: float
+    of_shares: bool
     values: GroupValues = field(repr=False)
 
     @property
@@ -127,6 +131,11 @@ class Comparison:
     def multiplicative(self) -> bool:
         """Whether no difference is 1, and not 0."""
         return self.effect != "difference"
+
+    @property
+    def risks(self) -> bool:
+        """Whether differences are of probabilities (``scale="response"`` of binary responses and shares)."""
+        return self.values.means is not None and self.of_shares
 
     @property
     def best(self) -> Any:
@@ -165,9 +174,9 @@ class Comparison:
         """The contrast to show where there is room for one: what leads against the runner-up, or the reference last."""
         if self.kind == "number":
             return self.table.index[-1], self.table.index[0]
-        if self.kind == "subgroups":  # the ends, where the subgroups are values of a number
+        if self.kind == "subgroups":
             labels = [label for label, arm in zip(self.values.labels, self.values.same, strict=True) if arm == 0]
-            return (labels[0], labels[1]) if isinstance(labels[0], str) else (labels[-1], labels[0])
+            return labels[-1], labels[0]
         return self._turned(self.leading, self.runner_up)
 
     def _turned(self, a: Any, b: Any) -> tuple[Any, Any]:
@@ -182,13 +191,16 @@ class Comparison:
         if listed.empty:
             raise DataError(f"No pair of {a!r} and {b!r} in this comparison.")
         row = listed.iloc[0]
+        figures = {str(name): float(value) for name, value in row.items() if name not in ("a", "b")}
         if row["a"] == a:
-            return {k: float(row[k]) for k in (contrast, "lower", "upper", "p_greater", "p_rope")}
-        turned = {k: 1 / float(row[k]) if self.multiplicative else -float(row[k]) for k in (contrast, "lower", "upper")}
-        return {
-            contrast: turned[contrast], "lower": turned["upper"], "upper": turned["lower"],
-            "p_greater": 1 - float(row["p_greater"]), "p_rope": float(row["p_rope"]),
-        }  # fmt: skip
+            return figures
+        turned = {k: 1 / figures[k] if self.multiplicative else -figures[k] for k in (contrast, "lower", "upper")}
+        figures |= {contrast: turned[contrast], "lower": turned["upper"], "upper": turned["lower"]}
+        figures |= {"p_greater": 1 - figures["p_greater"]}
+        if "ratio_lower" in figures:
+            figures |= {"ratio": 1 / figures["ratio"]}
+            figures |= {"ratio_lower": 1 / figures["ratio_upper"], "ratio_upper": 1 / figures["ratio_lower"]}
+        return figures
 
     def contrasts(self) -> pd.DataFrame:
         """The pairs as they are shown everywhere: each with one sign, those with the reference first.
@@ -212,7 +224,7 @@ class Comparison:
 
     def loss_text(self, loss: float) -> str:
         """An expected loss with its unit."""
-        if self.effect == "odds_multiplier":
+        if self.effect == "odds_multiplier" or self.risks:
             return f"{_small(loss * 100)} percentage points of probability"
         if self.multiplicative:
             return f"{_small(loss * 100)} % of the outcome of {self.baseline.partition(', effects of')[0]}"
@@ -220,13 +232,14 @@ class Comparison:
 
     def shown(self, figures: dict[str, float]) -> str:
         """A contrast with its interval, in words: per cent where effects multiply."""
-        write = _percent if self.multiplicative else "{:+.3g}".format
+        write = _points if self.risks else _percent if self.multiplicative else "{:+.3g}".format
         odds = "odds " if "odds" in self.contrast else ""
         middle, lower, upper = (write(figures[name]) for name in (self.contrast, "lower", "upper"))
         return f"{odds}{middle} ({self.prob * 100:g} % interval {lower} to {upper})"
 
-    def probability(self, p: float) -> str:
-        return _probability(p)
+    def probability(self, p: float, *, short: bool = False) -> str:
+        """A probability with the digits that the draws behind it can tell; `short` for tables."""
+        return probability(p, self.effective, short=short)
 
     def verdict(self) -> str:
         """The answer in a few sentences: what is chosen, or that the data cannot tell, or what each contrast is."""
@@ -247,7 +260,7 @@ class Comparison:
         p, how = self.probability(row["p_best"]), "largest" if self.maximize else "smallest"
         facts = self._facts()
         loss = f"Expected loss of choosing it: {self.loss_text(row['expected_loss'])}."
-        if contrast["p_rope"] >= self.prob:
+        if contrast["p_rope"] >= self.prob and self._little(row["expected_loss"]):
             equal = self.probability(contrast["p_rope"])
             return " ".join([
                 f"{self.by} {best} and {rival} are practically equal (probability {equal}): which of them is taken "
@@ -258,9 +271,14 @@ class Comparison:
             return " ".join([chosen, *facts, loss])
         second = self.probability(self.table.loc[rival, "p_best"])
         return " ".join([
-            f"Cannot tell which {self.by} is the best ({how}): {best} is with probability {p}, {rival} with {second}.",
+            f"Cannot tell which {self.by} is the best ({how}): {best} is it with probability {p}, {rival} with "
+            f"{second}.",
             *facts, f"If one must be taken now, {best} loses least: {loss[0].lower()}{loss[1:]}", self._more(contrast),
         ]).strip()  # fmt: skip
+
+    def _little(self, loss: float) -> bool:
+        """Whether an expected loss is no more than what counts as equal; of odds it is another scale, and not asked."""
+        return self.effect == "odds_multiplier" or loss <= self.rope[1] - (1.0 if self.multiplicative else 0.0)
 
     def _facts(self) -> list[str]:
         """The contrasts in sentences, each with one sign: against the reference, or of what leads."""
@@ -388,10 +406,10 @@ def _percent(ratio: float) -> str:
     return f"{(ratio - 1) * 100:+.1f} %"
 
 
+def _points(difference: float) -> str:
+    return f"{difference * 100:+.1f} points"
+
+
 def _small(loss: float) -> str:
     """Two digits; an expected loss that no draw shows is small, not nothing."""
     return f"{loss:.2g}" if loss >= 0.001 else "less than 0.001"
-
-
-def _probability(p: float) -> str:
-    return "above 99.9 %" if p > 0.999 else f"{p:.1%}".replace("%", " %")

@@ -27,24 +27,26 @@ def curve_points(statistics: Statistics, column: str) -> list[float]:
         level = assigned_level(statistics, column)
         weight, mean, scatter = statistics.total()
         centre, sd = mean[k - 1] + statistics.shift[k - 1], math.sqrt(scatter[k - 1, k - 1] / weight)
-        values = [centre - sd, centre, centre + sd]
+        values, digits = [centre - sd, centre, centre + sd], 2
         if level is not None:
             given = np.unique(np.round(group_means(statistics, level)[:, k], 12))
+            digits = 10 if len(given) <= MOST_POINTS else 3
             if len(given) > MOST_POINTS:
                 given = given[np.round(np.linspace(0, len(given) - 1, MOST_POINTS)).astype(int)]
             values = given.tolist()
         points = [_solved(layout, node, value) for value in values]
         if all(point is not None and math.isfinite(point) for point in points):
-            return [_rounded(float(point)) for point in points if point is not None]
+            found = sorted(float(point) for point in points if point is not None)
+            return [_rounded(point, found[-1] - found[0], digits) for point in found]
     raise DataError(
         f"The data's values of {column!r} cannot be told from the formula's terms: give some, as in "
         f"at={{{column!r}: [1, 2, 3]}}."
     )
 
 
-def _rounded(point: float) -> float:
-    """Six digits: a label is to be read."""
-    short = float(f"{point:.6g}")
+def _rounded(point: float, spread: float, digits: int) -> float:
+    """A label to be read: so many digits of the spread, where the points are not the data's own."""
+    short = round(point, digits - 1 - math.floor(math.log10(spread))) if spread > 0 else point
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 

@@ -285,15 +285,10 @@ def _moments(
     centre = np.concatenate([[0.0], mean])  # of column k, in units where `shift` is already taken off
     raw = -np.concatenate([[0.0], statistics.shift])
     last = len(centre) - 1
-    wanted = np.array([*z_columns, *x_columns, last], dtype=np.int64)
+    wanted = (*z_columns, *x_columns, last)
     of_z, of_x = centre if constant_in_z else raw, centre if constant else raw
     offsets = np.array([*(of_z[j] for j in z_columns), *(of_x[j] for j in (*x_columns, last))])
-    cells = len(statistics.weight)
-    values = np.concatenate([np.ones((cells, 1)), statistics.mean], axis=1)[:, wanted] - offsets  # (cells, q)
-    scatter = np.zeros((cells, last + 1, last + 1))
-    scatter[:, 1:, 1:] = statistics.scatter
-    products = scatter[:, wanted[:, None], wanted[None, :]]
-    products = products + statistics.weight[:, None, None] * values[:, :, None] * values[:, None, :]
+    products = statistics.moments.with_constant().chosen(wanted).about(offsets)  # (cells, q, q)
     if level is None:
         return products.sum(axis=0, keepdims=True), np.zeros(0)
     index = statistics.layout.levels.index(level)

@@ -17,6 +17,7 @@ from bayeshlm.engines.progress import progress_bar
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
 from bayeshlm.posterior.draws import common_draws, dataset, flat, model_of, new_effects, statistics_of
 from bayeshlm.posterior.question import grouping_columns
+from bayeshlm.randomness import chosen_seed, seed_problem
 from bayeshlm.simulation import responses
 from bayeshlm.spec.model import Model
 from bayeshlm.spec.terms import variable_name
@@ -82,7 +83,7 @@ def predict(
 
     model, statistics = model_of(posterior), statistics_of(posterior)
     _check(model, kind, new_groups, random_seed)
-    seed = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
+    seed = chosen_seed(random_seed)
     layout, members = statistics.layout, statistics.members
     keys = () if by is None else grouping_columns(statistics, by)
     if by is not None and variable_name(by) in ("chain", "draw"):
@@ -104,7 +105,7 @@ def predict(
             stacklevel=outside_package(),
         )  # fmt: skip
     of_groups, of_rows = np.random.SeedSequence(seed).spawn(2)
-    effects = _effects(posterior, layout, members, rows, np.random.default_rng(of_groups))
+    effects = row_effects(posterior, layout, members, rows, np.random.default_rng(of_groups))
     count = np.bincount(cells, minlength=len(labels))
     out = _averages(
         posterior, kind, model, layout, rows, cells, len(labels), effects, np.random.default_rng(of_rows), progress
@@ -128,10 +129,8 @@ def predict(
 def _check(model: Model, kind: str, new_groups: str, random_seed: object) -> None:
     if new_groups not in NEW_GROUPS:
         raise DataError(f"new_groups={new_groups!r}: it is one of {listed(NEW_GROUPS)}.")
-    if random_seed is not None and (
-        isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer) or random_seed < 0
-    ):
-        raise DataError(f"random_seed={random_seed!r} must be a whole number of at least 0, or None.")
+    if problem := seed_problem(random_seed):
+        raise DataError(f"{problem}.")
     responses.check_kind(model, kind)
 
 
@@ -166,7 +165,7 @@ def _averages(
     with progress_bar("predicting", rows.count, shown=progress and rows.count > SLOW * step) as told:
         for start in range(0, rows.count, step):
             part = slice(start, min(start + step, rows.count))
-            predictor = _predictor(layout, rows, part, beta, effects)
+            predictor = row_predictor(layout, rows, part, beta, effects)
             numbers = {name: column[part, None] for name, column in rows.numbers.items()}
             if sigmas is not None:
                 parameters["sigma"] = sigmas[rows.part[part]]
@@ -209,7 +208,7 @@ def _check_memory(layout: Layout, rows: NewRows, draws: int, results: int) -> No
         )
 
 
-def _effects(
+def row_effects(
     posterior: xr.DataTree, layout: Layout, members: tuple[Any, ...], rows: NewRows, rng: np.random.Generator
 ) -> list[tuple[NDArray[np.int64], Array]]:
     """Per level (position of each row's group, (effects, groups that occur, draws))."""
@@ -226,7 +225,7 @@ def _effects(
     return found
 
 
-def _predictor(
+def row_predictor(
     layout: Layout, rows: NewRows, part: slice, beta: Array, effects: list[tuple[NDArray[np.int64], Array]]
 ) -> Array:
     """(rows, draws) of the linear predictor."""

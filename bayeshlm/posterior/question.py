@@ -23,7 +23,6 @@ from bayeshlm.spec.model import matching
 from bayeshlm.spec.terms import Factor, Term, variable_name
 
 Kind = Literal["groups", "categories", "arms", "number"]
-CONSTANT = 1e-9  # share of a column's variation that may be left within groups, by rounding, where it is constant there
 TWO_VALUES = 1e-8  # of (x - 0)(x - 1), which is 0 in every row of a 0/1 column
 
 
@@ -186,7 +185,8 @@ def treatment(statistics: Statistics) -> Question | None:
     """
     columns = common_columns(statistics.layout)
     questions = [Question(name, kind_of(statistics, name), column=name) for name in columns]
-    given = [q for q in questions if assigned_level(statistics, str(q.column)) is not None]
+    levels = assigned_levels(statistics, columns)
+    given = [q for q in questions if levels[str(q.column)] is not None]
     armed = [q for q in questions if q.kind != "number"]
     return next(iter([*given, *armed, *questions]), None)
 
@@ -214,23 +214,26 @@ def kind_of(statistics: Statistics, column: str) -> Kind:
 
 def assigned_level(statistics: Statistics, column: str) -> Level | None:
     """The level with the fewest groups within which a column is constant; None where it varies in all."""
+    return assigned_levels(statistics, [column])[column]
+
+
+def assigned_levels(statistics: Statistics, columns: Iterable[str]) -> dict[str, Level | None]:
+    """`assigned_level` of several columns, each level being looked at once."""
     layout = statistics.layout
-    mine = [k for k, c in enumerate(layout.columns) if k and columns_of(c) == {column}]
     sizes = {level.name: len(members) for level, members in zip(layout.levels, statistics.members, strict=True)}
-    for level in sorted(layout.levels, key=lambda level: sizes[level.name]):
-        if mine and constant_within(statistics, level)[mine].all():
-            return level
-    return None
+    levels = sorted(layout.levels, key=lambda level: sizes[level.name])
+    constant = [(level, constant_within(statistics, level)) for level in levels]
+    found: dict[str, Level | None] = {}
+    for name in columns:
+        mine = [k for k, c in enumerate(layout.columns) if k and columns_of(c) == {name}]
+        found[name] = next((level for level, flags in constant if mine and flags[mine].all()), None)
+    return found
 
 
 def constant_within(statistics: Statistics, level: Level) -> NDArray[np.bool_]:
     """(columns,): whether a design column has one value in each group of a level; the constant 1 has."""
-    of_cell = statistics.codes[:, statistics.layout.levels.index(level)]
-    values = statistics.mean[:, :-1]
-    within = np.einsum("ckk->k", statistics.scatter[:, :-1, :-1])
-    within = within + statistics.weight @ (values - _means(statistics, level)[of_cell]) ** 2
-    total = np.diag(statistics.total()[2])[:-1]
-    return np.concatenate([[True], within <= CONSTANT * total])
+    same = statistics.constant_within(statistics.layout.levels.index(level))
+    return np.append(True, same[:-1])
 
 
 def group_means(statistics: Statistics, level: Level) -> Array:

@@ -41,11 +41,9 @@ def level_variances(statistics: Statistics, values: Values) -> dict[str, Array]:
     ----------
     With slopes tr(S E[zz']): Johnson (2014), Methods in Ecology and Evolution 5, equation 10.
     """
-    weight, mean, scatter = statistics.total()
-    moments = np.empty((len(mean), len(mean)))  # E[zz'] of z = (1, columns)
-    centre = (mean + statistics.shift)[:-1]
-    moments[0, 0], moments[0, 1:], moments[1:, 0] = 1.0, centre, centre
-    moments[1:, 1:] = scatter[:-1, :-1] / weight + np.outer(centre, centre)
+    total = statistics.total()
+    columns = total.moved(statistics.shift).chosen(range(len(total.mean) - 1))
+    moments = columns.with_constant().about() / total.weight  # E[zz'] of z = (1, columns)
     return {level.name: _level_variance(level, values, moments) for level in statistics.layout.levels}
 
 

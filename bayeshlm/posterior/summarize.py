@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeshlm.arrays import Array
+from bayeshlm.posterior.compare import check_prob
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import (
     common_draws,
@@ -46,8 +47,6 @@ def summarize(posterior: xr.DataTree, *, prob: float = 0.95) -> pd.DataFrame:
         `R2` with what `bayeshlm.posterior.shares.residual_note` says, for censored counts not at all.
     """
     import pandas as pd
-
-    from bayeshlm.posterior.compare import check_prob
 
     check_prob(prob)
     tails = [(1 - prob) / 2, (1 + prob) / 2]

@@ -35,6 +35,8 @@ from bayeshlm.spec.expressions import Node
 if TYPE_CHECKING:
     import xarray as xr
 
+STRAIGHT = 1e-9  # of an expression's width, by which its middle is off the line
+
 
 @dataclass(frozen=True, eq=False)
 class Slope:
@@ -76,6 +78,8 @@ class GroupValues:
         Of a number.
     same : (labels,) of int
         Effects with a subgroup: which of them are of one arm, so that their difference is one between subgroups.
+    means : (draws, labels) or None
+        On the scale of the response: the mean responses themselves.
     """
 
     question: Question
@@ -87,6 +91,7 @@ class GroupValues:
     weights: Array | None = None
     slope: Slope | None = None
     same: tuple[int, ...] = ()
+    means: Array | None = None
 
     @property
     def name(self) -> str:
@@ -131,12 +136,10 @@ def values_of(
         if at:
             raise DataError(f"at={dict(at)!r}: {question.name!r} is a level, whose groups have the columns they have.")
         return _referred(_level_values(draws, statistics, question), reference)
-    held, points = _held(statistics, question, dict(at or {}))
+    held, points = held_at(statistics, question, dict(at or {}))
     if question.subgroup is not None:
         return _effects(statistics, question, draws, held, points, reference)
-    labels = points if points is not None else _labels(statistics, str(question.column))
-    at_least_two(question, labels)
-    first = _place(question, labels, reference) if reference is not None else 0
+    labels, first = compared_labels(statistics, question, points, reference)
     weights = np.stack([_weights(statistics, {**held, str(question.column): label}) for label in labels], axis=1)
     common = common_of(draws, statistics.layout)
     total = common @ weights
@@ -145,9 +148,18 @@ def values_of(
         unit, one_more, straight = _slope(statistics, question, labels, held)
         slope = Slope(unit, common @ one_more, straight)
     return GroupValues(
-        question, labels, total - total[:, [first]], f"{question.column} {labels[first]}{_told(held)}",
+        question, labels, total - total[:, [first]], f"{question.column} {labels[first]}{told(held)}",
         total[:, first], first, weights, slope,
     )  # fmt: skip
+
+
+def compared_labels(
+    statistics: Statistics, question: Question, points: list[Any] | None, reference: Any
+) -> tuple[list[Any], int]:
+    """(arms or points, place of the reference). Raises DataError where there is no such, or only one."""
+    labels = points if points is not None else _labels(statistics, str(question.column))
+    at_least_two(question, labels)
+    return labels, _place(question, labels, reference) if reference is not None else 0
 
 
 def at_least_two(question: Question, labels: Sequence[Any]) -> None:
@@ -178,7 +190,7 @@ def _level_values(draws: Lookup, statistics: Statistics, question: Question) -> 
         of_group = np.zeros(groups, dtype=np.int64)
         of_group[statistics.codes[:, index]] = statistics.codes[:, k]
         total += sum(_at_means(draws(block.name), block, means) for block in other.blocks)[:, of_group]
-        if other is not level:
+        if other.name != level.name:
             above.append(other.name)
     common = common_of(draws, statistics.layout)
     added, names = of_groups(statistics, level)  # (groups, common effects)
@@ -253,10 +265,15 @@ def labels_of(statistics: Statistics, question: Question) -> list[Any]:
     return _labels(statistics, str(question.column))
 
 
-def check_reference(statistics: Statistics, question: Question, reference: Any) -> None:
-    """Raise DataError, before any draws, for a reference that is not compared."""
+def check_question(statistics: Statistics, question: Question, reference: Any = None) -> None:
+    """Raise DataError, before any draws, for a question or a reference that cannot be answered for."""
+    labels = labels_of(statistics, question)
     if reference is not None:
-        _place(question, labels_of(statistics, question), reference)
+        _place(question, labels, reference)
+    if question.level is None:
+        places = {} if question.subgroup is None else {question.subgroup: _labels(statistics, question.subgroup)[0]}
+        for label in labels:
+            _weights(statistics, {**places, str(question.column): label})
 
 
 def _labels(statistics: Statistics, column: str) -> list[Any]:
@@ -267,7 +284,7 @@ def _labels(statistics: Statistics, column: str) -> list[Any]:
     return [0, 1] if kind == "arms" else curve_points(statistics, column)
 
 
-def _held(statistics: Statistics, question: Question, at: dict[str, Any]) -> tuple[dict[str, Any], list[Any] | None]:
+def held_at(statistics: Statistics, question: Question, at: dict[str, Any]) -> tuple[dict[str, Any], list[Any] | None]:
     """(columns held at one value, several points of the number in question or of the subgroup, or None)."""
     layout = statistics.layout
     known = {name for k in layout.common_columns for name in columns_of(layout.columns[k])}
@@ -312,17 +329,18 @@ def _checked(statistics: Statistics, name: str, value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _told(held: Mapping[str, Any]) -> str:
+def told(held: Mapping[str, Any]) -> str:
     return f" at {', '.join(f'{name} {value}' for name, value in held.items())}" if held else ""
 
 
 def _weights(statistics: Statistics, assigned: Mapping[str, Any]) -> Array:
     """(common effects,): the common columns with some columns of the data set, all others at their means."""
     layout, means = statistics.layout, column_means(statistics)
-    return np.array([_column_at(layout, layout.columns[k], assigned, means) for k in layout.common_columns])
+    return np.array([column_at(layout, layout.columns[k], assigned, means.tolist()) for k in layout.common_columns])
 
 
-def _column_at(layout: Layout, column: Column, assigned: Mapping[str, Any], means: Array) -> float:
+def column_at(layout: Layout, column: Column, assigned: Mapping[str, Any], values: Sequence[Any]) -> Any:
+    """A design column with some columns of the data set, from `values` of all design columns: means, or rows."""
     factor, nodes, removed = 1.0, [], set()
     for node in column.numeric:
         names = set(node.columns())
@@ -346,16 +364,17 @@ def _column_at(layout: Layout, column: Column, assigned: Mapping[str, Any], mean
             factor *= float(str(category) == str(assigned[name]))
         else:
             rest.append((name, category))
-    return factor * _rest_mean(layout, column, frozenset(nodes), frozenset(rest), removed, means) if factor else 0.0
+    return factor * _rest(layout, column, frozenset(nodes), frozenset(rest), removed, values) if factor else 0.0
 
 
-def _rest_mean(
-    layout: Layout, column: Column, nodes: frozenset[Node], flags: frozenset[Any], removed: set[str], means: Array
-) -> float:
-    """Mean of a design column without what was set in it."""
+def _rest(
+    layout: Layout, column: Column, nodes: frozenset[Node], flags: frozenset[Any], removed: set[str],
+    values: Sequence[Any],
+) -> Any:  # fmt: skip
+    """A design column without what was set in it."""
     for k, other in enumerate(layout.columns):
         if other.key == (nodes, flags):
-            return float(means[k])
+            return values[k]
     # Not a column of its own: then all categories of what was set occur (R's rule), and their columns add up to it.
     parts = [
         k for k, other in enumerate(layout.columns)
@@ -364,7 +383,7 @@ def _rest_mean(
         and {name for name, _ in other.indicators} == removed | {name for name, _ in flags}
     ]  # fmt: skip
     if removed and len(parts) == math.prod(len(layout.categories[name]) for name in removed):
-        return float(sum(means[k] for k in parts))
+        return sum(values[k] for k in parts)
     names = sorted({n for node in nodes for n in node.columns()} | {name for name, _ in flags})
     raise DataError(
         f"{column.label!r} is a product with {listed(names)}, whose mean is not known: add {listed(names)} to the "
@@ -387,9 +406,10 @@ def _slope(
     node = next(iter(nodes))
     if len(nodes) > 1 or set(node.columns()) != {column}:
         return column, difference / (high - low), False
-    if node.kind == "call" and node.value in ("center", "scale") and node.children[0].kind == "column":
+    start, middle, end = (value_at(layout, node, {column: x}) for x in (low, (low + high) / 2, high))
+    width = end - start
+    if abs(middle - (start + end) / 2) <= STRAIGHT * abs(width):  # center(x), x / 10: one more of x itself
         return column, difference / (high - low), True
-    width = value_at(layout, node, {column: high}) - value_at(layout, node, {column: low})
     names = [f.name for term in statistics.model.terms.common for f in term.factors if f.node == node]
     return names[0], difference / width, True
 
@@ -412,7 +432,7 @@ def _effects(
         unit, _, straight = slopes[0]
         bent = "" if straight else f" (mean slope from {values[0]} to {values[-1]})"
         return GroupValues(
-            question, list(places), common @ weights, f"one more unit of {unit}{bent}, by {subgroup}{_told(held)}",
+            question, list(places), common @ weights, f"one more unit of {unit}{bent}, by {subgroup}{told(held)}",
             np.zeros(len(common)), None, weights, None, (0,) * len(places),
         )  # fmt: skip
     arms = _labels(statistics, column)
@@ -432,6 +452,6 @@ def _effects(
     weights = np.stack(weights_of, axis=1)
     what = f"{column} {others[0]}" if len(others) == 1 else f"each {column}"
     return GroupValues(
-        question, labels, common @ weights, f"{what} against {arms[first]}, by {subgroup}{_told(held)}",
+        question, labels, common @ weights, f"{what} against {arms[first]}, by {subgroup}{told(held)}",
         np.zeros(len(common)), None, weights, None, tuple(same),
     )  # fmt: skip

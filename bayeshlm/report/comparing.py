@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.posterior.comparison import Comparison, spelled
+from bayeshlm.posterior.comparison import Comparison, said, spelled
 from bayeshlm.posterior.draws import common_draws, model_of
 from bayeshlm.posterior.naive import NaiveComparison
 from bayeshlm.posterior.values import group_values, of_groups
@@ -121,7 +121,7 @@ def contrast_forest(comparison: Comparison) -> tuple[Forest, int]:
     log, contrast = comparison.multiplicative, comparison.contrast
     sign = "/" if log else "\N{MINUS SIGN}"
     rows = [
-        (f"{shortened(row['a'], HALF)} {sign} {shortened(row['b'], HALF)}", row)
+        (f"{shortened(said(row['a']), HALF)} {sign} {shortened(said(row['b']), HALF)}", row)
         for row in comparison.contrasts().to_dict("records")
     ]
     rows.sort(key=lambda row: -abs(row[1]["p_greater"] - 0.5))

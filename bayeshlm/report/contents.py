@@ -13,16 +13,18 @@ from markupsafe import Markup
 
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.source.writer import pymc_source
+from bayeshlm.engines.select import INDEPENDENT
+from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
-from bayeshlm.posterior.comparison import Comparison, spelled
+from bayeshlm.posterior.comparison import Comparison, said, spelled
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
-from bayeshlm.posterior.question import assigned_level, resolve, treatment
+from bayeshlm.posterior.question import Question, assigned_level, resolve, treatment
 from bayeshlm.posterior.shares import residual_note
 from bayeshlm.posterior.summarize import summarize
-from bayeshlm.posterior.values import check_reference
+from bayeshlm.posterior.values import check_question
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
@@ -57,7 +59,7 @@ class Plate:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What the template shows. `comparison` and `naive` are None where there is nothing to compare."""
+    """What the template shows. `comparison` and `naive` are None where nothing is compared; `unanswered` says why."""
 
     title: str
     status: str
@@ -66,6 +68,7 @@ class Contents:
     rows: int
     response: str
     comparison: Comparison | None
+    unanswered: str
     naive: NaiveComparison | None
     groups: Table | None
     pairs: Table | None
@@ -97,10 +100,8 @@ def collect(
 ) -> Contents:  # fmt: skip
     """Read the posterior once; all figures and tables come from the records made here."""
     model, statistics = model_of(posterior), statistics_of(posterior)
-    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") == "exact")
-    question = treatment(statistics) if by is None else resolve(statistics, by)
-    if question is not None:  # what cannot be asked is an error, whatever the state of the posterior
-        check_reference(statistics, question, reference)
+    diagnosis = diagnose(posterior, hyperparameters_only=posterior.attrs.get("engine") in INDEPENDENT)
+    question, unanswered = _question(statistics, by, reference)
     numbers = all(np.isfinite(variable.to_numpy()).all() for variable in posterior["posterior"].data_vars.values())
     recorded = str(posterior.attrs.get("status", "PASS"))
     status = (
@@ -123,7 +124,7 @@ def collect(
     return Contents(
         title=_title(comparison, name),
         status=status, messages=messages, diagnosis=diagnosis, rows=statistics.rows, response=name,
-        comparison=comparison, naive=naive,
+        comparison=comparison, unanswered=unanswered, naive=naive,
         groups=None if comparison is None else _groups(comparison),
         pairs=None if comparison is None else _pairs(comparison, naive),
         against=None if comparison is None or naive is None else _against(comparison, naive),
@@ -140,6 +141,26 @@ def collect(
         priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,
         provenance=description.provenance(posterior),
     )  # fmt: skip
+
+
+def _question(statistics: Statistics, by: str | None, reference: Any) -> tuple[Question | None, str]:
+    """(what the page answers, why it does not where it does not): what was asked, else the treatment's question.
+
+    Raises
+    ------
+    DataError
+        For what was asked and cannot be answered, whatever the state of the posterior.
+    """
+    question = treatment(statistics) if by is None else resolve(statistics, by)
+    if question is None:
+        return None, ""
+    try:
+        check_question(statistics, question, reference)
+    except DataError as error:
+        if by is not None or reference is not None:
+            raise
+        return None, f"The effect of {question.name} cannot be shown at the means of the other columns: {error}"
+    return question, ""
 
 
 def _title(comparison: Comparison | None, response: str) -> str:
@@ -181,8 +202,9 @@ def _groups(comparison: Comparison) -> Table:
     headers += [spelled(name) for name in last]
     rows = [
         (
-            str(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
-            *(comparison.probability(row[name]) for name in names), *(number(row[name], 3) for name in last),
+            said(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
+            *(comparison.probability(row[name], short=True) for name in names),
+            *(number(row[name], 3) for name in last),
         )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -199,8 +221,9 @@ def _pairs(comparison: Comparison, naive: NaiveComparison | None) -> Table:
     contrast = spelled(comparison.contrast)
     rows: list[tuple[str, ...]] = [
         (
-            f"{row['a']} against {row['b']}", number(row[comparison.contrast]), interval(row["lower"], row["upper"]),
-            comparison.probability(row["p_greater"]), comparison.probability(row["p_rope"]),
+            f"{said(row['a'])} against {said(row['b'])}", number(row[comparison.contrast]),
+            interval(row["lower"], row["upper"]),
+            *(comparison.probability(row[name], short=True) for name in ("p_greater", "p_rope")),
         )
         for row in shown.to_dict("records")
     ]  # fmt: skip
@@ -236,7 +259,7 @@ def _against(comparison: Comparison, naive: NaiveComparison) -> Plate | None:
     if not all(math.isfinite(value) for value in pair.values()):
         return None
     ratio = comparison.multiplicative
-    axis = f"{naive.contrast}, {a} against {b}"
+    axis = f"{naive.contrast}, {said(a)} against {said(b)}"
     labels, kinds = ("with the groups", "rows alone"), ("honest", "naive")
     middle, lower, upper = (np.array([pair[f"{kind}{end}"] for kind in kinds]) for end in ("", "_lower", "_upper"))
     frame = plots.Forest(

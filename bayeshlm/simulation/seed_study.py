@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.errors import DesignError
+from bayeshlm.randomness import generator
 from bayeshlm.simulation.simulate import World
 
 CAPPED_SCALE = 1 / 80  # 20 + 20 * 3 = 80 is the typical multiplier: scores then centre on 75 and a cap at 100 bites
@@ -59,7 +60,7 @@ def seed_study(
             f"{students} students, {instructors} instructors and {methods} methods do not divide evenly, "
             "as the study deals them out in equal numbers."
         )
-    rng = np.random.default_rng(random_seed)
+    rng = generator(random_seed)
     instructor = rng.permutation(np.repeat(np.arange(instructors), students // instructors))
     method_of = rng.permutation(np.repeat(np.arange(methods), instructors // methods))
     instructor_effect = rng.normal(1, 0.1, instructors)

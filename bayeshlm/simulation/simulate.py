@@ -14,6 +14,7 @@ from bayeshlm.data.frames.rows import Rows, prepare
 from bayeshlm.data.groups import combine, factorize, joined_labels
 from bayeshlm.data.layout import Level, residual_column
 from bayeshlm.errors import DesignError, listed
+from bayeshlm.randomness import generator
 from bayeshlm.simulation import responses
 from bayeshlm.simulation.default_priors import with_design_priors
 from bayeshlm.simulation.design import Design
@@ -67,12 +68,12 @@ def simulate(
     Raises
     ------
     DesignError
-        Where model and design do not fit, or params name unknown parameters or have the wrong shape.
+        Where model and design do not fit, the seed is none, or params name unknown parameters or have the wrong shape.
     PriorError
         Naming parameters that have neither a value nor a proper prior.
     """
     checked = check_params(model, design, params or {})
-    data, drawn = draw_rows(with_design_priors(model, design), design, checked, np.random.default_rng(random_seed))
+    data, drawn = draw_rows(with_design_priors(model, design), design, checked, generator(random_seed))
     return World(data, drawn.dataset())
 
 

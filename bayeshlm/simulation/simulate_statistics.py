@@ -22,10 +22,11 @@ import numpy as np
 
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.compress import compress
+from bayeshlm.data.cross_products import CrossProducts
 from bayeshlm.data.groups import combine, joined_labels
 from bayeshlm.data.layout import Layout, bind, categorical_columns
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.data.summing.cells import pool
+from bayeshlm.randomness import generator
 from bayeshlm.simulation.default_priors import with_design_priors
 from bayeshlm.simulation.design import Design, Structure
 from bayeshlm.simulation.parameters import Parameters, check_params, draw_parameters
@@ -90,7 +91,7 @@ def simulate_statistics(
     DesignError, PriorError
         As `simulate` does.
     """
-    rng = np.random.default_rng(random_seed)
+    rng = generator(random_seed)
     params = check_params(model, design, params or {})
     given, model = model, with_design_priors(model, design)
     if needs_rows(model, design):
@@ -176,7 +177,7 @@ def _with_response(
         count, jacobians, log_weights = (
             np.bincount(cell, values, cells) for values in (moments.count, jacobians, log_weights)
         )
-        weight, mean, scatter = pool(cell, cells, weight, mean, scatter)
+        weight, mean, scatter = CrossProducts(weight, mean, scatter).pooled(cell, cells)
     else:
         count = moments.count
     statistics = Statistics(

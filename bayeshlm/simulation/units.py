@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.cross_products import CrossProducts
 from bayeshlm.data.layout import Column, Layout
-from bayeshlm.data.summing.cells import pool
 from bayeshlm.errors import DataError, DesignError
 from bayeshlm.simulation.design import Covariate, Design, Structure, assign
 from bayeshlm.spec.expressions import Node, evaluate_expression
@@ -230,7 +230,7 @@ def unit_moments(model: Model, layout: Layout, groups: Groups, rng: np.random.Ge
         parts.append((group, *_reduce(rows, size, _weight(model, lookup))))
     group, weight, means, scatters, log_weight = (np.concatenate(part) for part in zip(*parts, strict=True))
     if len(group) > len(count):
-        weight, means, scatters = pool(group, len(count), weight, means, scatters)
+        weight, means, scatters = CrossProducts(weight, means, scatters).pooled(group, len(count))
         log_weight = np.bincount(group, log_weight, len(count))
     mean[:, varying] = means
     scatter[np.ix_(range(len(count)), varying, varying)] = scatters

@@ -27,6 +27,7 @@ from bayeshlm.spec.terms import (
 PLACEHOLDER = "bq_{}_bq"  # an identifier that stands for the k-th backticked name while the text is parsed
 MAX_LENGTH = 10_000
 MAX_TERMS = 10_000  # work of expanding one product or power; (20 names)**3 takes 0.2 s
+PLAIN_SUM = re.compile(r"\s*\+?\s*(1|[^\W\d]\w*(\([^\W\d]\w*\))?)(\s*\+\s*(1|[^\W\d]\w*(\([^\W\d]\w*\))?))*\s*")
 QUOTED = re.compile(r"""(`[^`]*`|"[^"`]*"|'[^'`]*')""")
 SIGMA_PART = re.compile(r"\s*(?:;|\n)\s*sigma\s*~")
 
@@ -39,9 +40,9 @@ def parse_formula(text: str) -> Formula:
     text : str
         ``response ~ terms``, with ``a*b``, ``a:b``, ``-1`` or ``0``, transforms (``log1p(x)``, ``center(x)``,
         ``I(x**2)``, ``C(g)``, ``C(g, Treatment("usual"))`` to name the reference), ``(effects | a/b)``,
-        ``(effects || g)``, ``offset(log(exposure))``; names that are not identifiers in backticks. The
-        response of a binomial model is ``p(successes, trials)``. After a semicolon or on a line of its own,
-        ``sigma ~ g`` gives each category of a column its own residual standard deviation.
+        ``(effects || g)``, ``offset(log(exposure))``; names that are not identifiers in backticks. The response of a
+        binomial model is ``p(successes, trials)``. After a semicolon or on a line of its own, ``sigma ~ g`` gives each
+        category of a column its own residual standard deviation.
 
     Raises
     ------
@@ -248,6 +249,9 @@ def _group_terms(effects: str, grouping: str, correlated: bool, names: Mapping[s
 
 def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]:
     """Expand operators with formulaic's parser; factors stay text and are read by our own grammar."""
+    plain = _plain_sum(source)
+    if plain is not None:
+        return tuple(dict.fromkeys((Term(), *(Term((_factor(factor, names),)) for factor in plain))))
     from formulaic.errors import FormulaicError
     from formulaic.parser import DefaultFormulaParser
 
@@ -279,6 +283,17 @@ def _terms(source: str, names: Mapping[str, str], text: str) -> tuple[Term, ...]
     if constant:
         raise FormulaError(f"These terms name no column: {listed(constant)}.")
     return tuple(sorted(dict.fromkeys(terms), key=lambda term: len(term.factors)))
+
+
+def _plain_sum(source: str) -> list[str] | None:
+    """The factors of a sum of names, such as ``1 + x + log(z)``; None for anything else.
+
+    Such a sum needs no parser; formulaic imports pandas and SciPy, two thirds of the time until a wrong column is told.
+    """
+    if PLAIN_SUM.fullmatch(source) is None:
+        return None
+    factors = [factor for factor in re.split(r"[+\s]+", source) if factor not in ("", "1")]
+    return None if any(map(keyword.iskeyword, factors)) else factors
 
 
 def _work(tree: Any, names: Mapping[str, str], text: str) -> tuple[int, frozenset[str]]:

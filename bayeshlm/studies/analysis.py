@@ -19,7 +19,9 @@ from bayeshlm.engines.exact.fit import fit_exact
 from bayeshlm.engines.pymc.nuts import fit_nuts
 from bayeshlm.engines.pymc.observations import from_statistics, from_table
 from bayeshlm.engines.pymc.parameterization import described, plan_levels
-from bayeshlm.engines.select import ENGINES, Choice, choose_engine
+from bayeshlm.engines.quadrature.fit import NotSampledError, fit_quadrature
+from bayeshlm.engines.result import EngineResult
+from bayeshlm.engines.select import ENGINES, INDEPENDENT, Choice, choose_engine
 from bayeshlm.errors import (
     BayeshlmError,
     BayeshlmWarning,
@@ -172,16 +174,28 @@ class Analysis:
             return self.engine(data, self.draws, seed), quiet
         statistics = moments_of(data)
         choice = choose_engine(statistics, self.engine)
-        if choice.engine != "exact":
+        if choice.engine not in INDEPENDENT:
             return self._sampled(data, choice, seed, quiet)
         for longer in (1, LONGER):
-            result = fit_exact(statistics, draws=longer * self.draws, chains=1, seed=seed)
+            try:
+                result = self._collapsed(data, choice, longer * self.draws, seed)
+            except NotSampledError:
+                choice = choose_engine(statistics, "nuts")
+                draws, notes = self._sampled(data, choice, seed, quiet)
+                return draws, {**notes, "fallback": 1.0}
             ess = smallest_ess({n: v.values for n, v in result.variables.items()}, statistics)
             if longer * ENOUGH * self.draws <= ess or longer == LONGER or np.isnan(ess):
                 break
         notes = {name: float(result.attrs.get(name, np.nan)) for name in ("pareto_k", "efficiency")}
         draws = {name: v.values[0, ::longer] for name, v in result.variables.items()}
         return draws, {**quiet, **notes, "ess": ess / longer, "fallback": float(bool(result.attrs["fallback"]))}
+
+    @staticmethod
+    def _collapsed(data: Observed, choice: Choice, draws: int, seed: int) -> EngineResult:
+        """Independent draws from the engines that integrate effects out."""
+        if choice.engine == "quadrature" and isinstance(data, Table):
+            return fit_quadrature(data, draws=draws, chains=1, seed=seed)
+        return fit_exact(moments_of(data), draws=draws, chains=1, seed=seed)
 
     def _sampled(
         self, data: Observed, choice: Choice, seed: int, quiet: dict[str, float]
@@ -320,7 +334,7 @@ def _informed(analysis: Analysis, seed: int) -> Analysis:
     for child in np.random.SeedSequence(seed).spawn(WORLDS):
         try:
             statistics = moments_of(analysis.simulate(child.spawn(1)[0], through_rows=False).data)
-            if callable(analysis.engine) or choose_engine(statistics, analysis.engine).engine == "exact":
+            if callable(analysis.engine) or choose_engine(statistics, analysis.engine).engine in INDEPENDENT:
                 return analysis
             plans = sorted(plan_levels(statistics, "auto"), key=lambda plan: plan.index)
         except BayeshlmError:

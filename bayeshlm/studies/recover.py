@@ -6,6 +6,7 @@ other than the one that made the data.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from bayeshlm.studies.analysis import Analysis, Generator, Sampler, fixed_sizes,
 from bayeshlm.studies.quantities import LOG_LIKELIHOOD, Quantities, choose_quantities
 from bayeshlm.studies.runner import check_arguments, run
 from bayeshlm.studies.sbc import LEVELS, NOTES, check_finished, study_attrs
+from bayeshlm.studies.store import canonical
 
 if TYPE_CHECKING:
     import os
@@ -243,8 +245,4 @@ def _dataset(scored: Mapping[str, tuple[Array, Array]], names: list[str]) -> xr.
 
 
 def _text(params: Mapping[str, Any] | None) -> str:
-    import json
-
-    from bayeshlm.studies.store import canonical
-
     return json.dumps(canonical(params or {}), ensure_ascii=False)

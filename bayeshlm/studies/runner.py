@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeshlm.engines.progress import progress_bar
 from bayeshlm.errors import BayeshlmWarning, DesignError, is_failure, outside_package
-from bayeshlm.studies.progress import Bar
+from bayeshlm.randomness import chosen_seed, seed_problem, whole
 from bayeshlm.studies.store import Outcome, open_store
+from bayeshlm.version import __version__
 
 if TYPE_CHECKING:
     import os
@@ -142,7 +144,7 @@ def run(
         (a full disk). What a replicate raises becomes a row of `failures`.
     """
     check_arguments(replicates, random_seed, n_jobs, store=store)
-    entropy = int(np.random.SeedSequence(random_seed).generate_state(1)[0]) if random_seed is None else int(random_seed)
+    entropy = chosen_seed(random_seed)
     shelf = open_store(store, _complete_key(key or {}, entropy)) if store is not None else None
     outcomes: dict[int, Outcome] = {}
     if shelf is not None:
@@ -151,14 +153,16 @@ def run(
     resumed = len(outcomes)
     todo = [index for index in range(replicates) if index not in outcomes]
     with (
-        Bar(description, replicates, resumed, shown=progress and bool(todo)) as bar,
+        progress_bar(description, replicates, shown=progress and bool(todo), done=resumed) as show,
         contextlib.closing(_outcomes(task, todo, entropy, n_jobs)) as finished,  # whatever ends this ends the work
     ):
+        failed = 0
         for outcome in finished:
             outcomes[outcome.index] = outcome
             if shelf is not None and not outcome.error:
                 shelf.save(outcome)
-            bar.advance(failed=bool(outcome.error))
+            failed += bool(outcome.error)
+            show(len(outcomes), f"{failed} failed" if failed else "")
     return _collect([outcomes[index] for index in range(replicates)], entropy, resumed)
 
 
@@ -177,11 +181,11 @@ def check_arguments(
 ) -> None:
     """Refuse impossible arguments of a study, all of them in one message. Raises DesignError."""
     problems = []
-    if not _whole(replicates) or replicates < 1:
+    if not whole(replicates) or replicates < 1:
         problems.append(f"replicates={replicates!r} must be a whole number of at least 1")
-    if random_seed is not None and (not _whole(random_seed) or random_seed < 0):
-        problems.append(f"random_seed={random_seed!r} must be a whole number of at least 0, or None")
-    if n_jobs is not None and (not _whole(n_jobs) or n_jobs == 0):
+    if problem := seed_problem(random_seed):
+        problems.append(problem)
+    if n_jobs is not None and (not whole(n_jobs) or n_jobs == 0):
         problems.append(f"n_jobs={n_jobs!r} must be a whole number other than 0 (-1: all cores), or None")
     if store is not None and random_seed is None:
         problems.append("store= needs random_seed=: a study with another seed each time has nothing to resume")
@@ -189,13 +193,7 @@ def check_arguments(
         raise DesignError("; ".join(problems) + ".")
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def _complete_key(key: Mapping[str, Any], entropy: int) -> dict[str, Any]:
-    from bayeshlm import __version__
-
     return {**key, "random_seed": entropy, "version": __version__, "numpy": np.__version__}
 
 

@@ -24,6 +24,7 @@ from bayeshlm.studies.quantities import Quantities, choose_quantities
 from bayeshlm.studies.runner import Results, check_arguments, run
 from bayeshlm.studies.store import canonical
 from bayeshlm.studies.uniformity import MOST_POINTS, holm, simultaneous_p_value
+from bayeshlm.version import __version__
 
 if TYPE_CHECKING:
     import os
@@ -187,8 +188,6 @@ def _tree(results: Results, quantities: Quantities, analysis: Analysis, trial: R
 def study_attrs(results: Results, analysis: Analysis, trial: Replicate, kind: str) -> dict[str, Any]:
     """What a result needs to be read with no other file; numbers and text only, as NetCDF has no booleans."""
     import datetime
-
-    from bayeshlm import __version__
 
     engine = analysis.engine if isinstance(analysis.engine, str) else getattr(analysis.engine, "__name__", "function")
     return {

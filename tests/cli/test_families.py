@@ -46,7 +46,7 @@ def test_fit_of_shares(run, clinics, tmp_path) -> None:
         "--compare", "arm", "--out", "fit.nc", "--report", "fit.html", "--seed", 1, "--draws", 300,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "nuts engine" in done.stdout
+    assert "quadrature engine" in done.stdout
     assert "odds multiplier" in done.stdout
     assert "probability" in done.stdout
     assert "multiplies the odds" in done.stdout
@@ -61,7 +61,7 @@ def test_engine_and_family_are_checked_before_anything_is_fitted(run, clinics) -
     del clinics
     done = run("fit", "clinics.csv", "--family", "poisson", "-f", "cured ~ (1 | clinic)", "--engine", "exact")
     assert done.exit_code == 2
-    assert "engine='nuts'" in done.stderr
+    assert "engine='auto'" in done.stderr
     done = run("fit", "clinics.csv", "--family", "bernoulli", "-f", "cured ~ (1 | clinic)")
     assert done.exit_code == 2
     assert "neither 0 nor 1" in done.stderr

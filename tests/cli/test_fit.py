@@ -155,3 +155,40 @@ def test_every_prior_that_cannot_be_read_is_named() -> None:
     ) as caught:
         parse_priors(["one", "a=Normal(0, 1)", "b=Foo(1)", "c=Normal(__import__('os'))"])
     assert "'a'" not in str(caught.value)
+
+
+def test_the_treatments_question_on_the_command_line(run, tmp_path) -> None:
+    """A 0/1 column, a number, a subgroup and a reference; without a direction nothing is chosen."""
+    rng = np.random.default_rng(2)
+    clinic = np.repeat(np.arange(16), 10)
+    data = pd.DataFrame({"clinic": clinic, "treated": clinic % 2, "sex": rng.choice(["f", "m"], 160)})
+    data["dose"] = clinic % 4
+    data["arm"] = np.array(["new", "old", "usual care"])[clinic % 3]
+    data["pain"] = 5 - 1.5 * data["treated"] + rng.normal(0, 0.2, 16)[clinic] + rng.normal(0, 1, 160)
+    data.to_csv(tmp_path / "pain.csv", index=False)
+    fit = ("fit", "pain.csv", "--seed", "1", "--draws", "250", "-f")
+
+    def words(formula: str, *options: str) -> str:
+        done = run(*fit, formula, *options)
+        assert done.exit_code == 0, done.output
+        return " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
+
+    two = words("pain ~ treated * sex + (1 | clinic)", "--compare", "treated", "--compare", "treated:sex")
+    assert "1 against 0: -1." in two
+    assert "P(smallest)" in two
+    assert "Effect of treated 1 against 0, by sex: f: -1." in two
+    assert "Choose" not in two
+    assert "Choose treated 1: it is the best (smallest)" in words(
+        "pain ~ treated + (1 | clinic)", "--compare", "treated", "--minimize"
+    )
+    dose = words("pain ~ dose + (1 | clinic)", "--compare", "dose", "--minimize")
+    assert "One more unit of dose" in dose
+    assert "More dose is better with probability" in dose
+    arms = words("pain ~ arm + (1 | clinic)", "--compare", "arm", "--reference", "usual care")
+    assert "old against usual care" in arms
+    assert "new against usual care" in arms
+    named = words('pain ~ C(arm, Treatment("usual care")) + (1 | clinic)', "--compare", "arm")
+    assert "old against usual care" in named
+    refused = run(*fit, "pain ~ arm + (1 | clinic)", "--compare", "arm", "--reference", "placebo")
+    assert refused.exit_code == 2
+    assert "reference='placebo' is none of 'arm'" in refused.stderr

@@ -48,11 +48,11 @@ def spark_session(folder: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def dask_client() -> Iterator[Any]:
-    """Two worker processes."""
+    """Two worker processes. Every port is one that the system has free: without an address it would be 8787."""
     from distributed import Client, LocalCluster
 
     cluster = LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
         memory_limit="1GiB",
     )  # fmt: skip
     with cluster, Client(cluster) as client:

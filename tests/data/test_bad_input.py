@@ -153,7 +153,7 @@ def test_categories_of_every_type(kind):
     assert set(labels) <= set(grouped.labels(0))
     check = table().assign(k=values)
     first = np.array([str(v).startswith(labels[0]) for v in check.k])
-    assert found.total()[1][0] + found.shift[0] == pytest.approx(first.mean())
+    assert found.total().mean[0] + found.shift[0] == pytest.approx(first.mean())
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "polars lazy", "pyarrow", "duckdb"])
@@ -184,7 +184,7 @@ def test_integers_do_not_wrap():
     d = table().assign(y=lambda f: (f.y * 1e6).astype("int32"), x=lambda f: np.arange(len(f), dtype="int8"))
     for make in IN_MEMORY.values():
         found = bh.compress(bh.Model("y ~ x + (1 | school)"), make(d))
-        assert found.total()[2][1, 1] == pytest.approx(d.y.astype(float).var(ddof=0) * len(d), rel=1e-12)
+        assert found.total().scatter[1, 1] == pytest.approx(d.y.astype(float).var(ddof=0) * len(d), rel=1e-12)
 
 
 def test_a_million_labels_keep_their_types_and_order():

@@ -17,6 +17,7 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.data.checks.clusters import few_groups
 from bayeshlm.data.checks.table import check_statistics
+from bayeshlm.data.table import tabulate
 from bayeshlm.errors import BayeshlmWarning, DataError
 
 PRIORS = {
@@ -119,6 +120,20 @@ def test_posterior_guards_and_comparison(coding: str, store: str, reference: Any
     mine, other = (bh.compare(tree, "clinic").table for tree in (posterior, reference))
     np.testing.assert_allclose(mine.to_numpy(dtype=float), other.to_numpy(dtype=float), rtol=1e-6, atol=1e-9)
     assert mine.index.tolist() == other.index.tolist()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_rows_of_other_families(store: str, tmp_path: Path) -> None:
+    """What a likelihood of rows reads: the same design, groups and responses, whatever the coding."""
+    model = bh.Model("y ~ arm + age + (1 | clinic)", family="bernoulli")
+    answers = study(12, CODINGS["text"])["y"] > 11
+    wanted = tabulate(model, study(12, CODINGS["text"]).assign(y=answers))
+    for k, code in enumerate(CODINGS.values()):
+        frame = study(12, code).assign(y=answers if k % 2 else answers.astype(int))
+        table = tabulate(model, stored(frame, store, tmp_path))
+        for name in ("codes", "columns", "response", "trials"):
+            np.testing.assert_allclose(getattr(table, name), getattr(wanted, name), rtol=1e-12)
+        assert table.statistics.members == wanted.statistics.members
 
 
 def one_clinic_an_arm(code: Code) -> pd.DataFrame:

@@ -150,7 +150,7 @@ def test_offsets_and_small_scales_cost_no_digits(kind, tmp_path):
     plain = bh.compress(model, convert(kind, d, tmp_path))
     moved = bh.compress(model, convert(kind, d.assign(y=d.y + 1e12, x=d.x + 1e9), tmp_path))
     np.testing.assert_allclose(moved.scatter, plain.scatter, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(moved.total()[2], plain.total()[2], rtol=1e-9)
+    np.testing.assert_allclose(moved.total().scatter, plain.total().scatter, rtol=1e-9)
     small = bh.compress(model, convert(kind, d.assign(y=d.y * 1e-12, x=d.x * 1e-12), tmp_path))
     np.testing.assert_allclose(small.scatter * 1e24, plain.scatter, rtol=1e-9, atol=1e-9)
 
@@ -199,7 +199,7 @@ def test_nist_sums_of_squares(name, kind, tmp_path):
     frame = pd.DataFrame({"y": y, "t": treatment})
     statistics = bh.compress(bh.Model("y ~ 1 + (1 | t)"), convert(kind, frame, tmp_path))
     within = statistics.scatter[:, 0, 0].sum()
-    between = statistics.total()[2][0, 0] - within
+    between = statistics.total().scatter[0, 0] - within
     exact = answers[name]["of_doubles"]
     # y itself is spaced by eps * offset: sums of squares of deviations of 0.1 can be this exact and no more.
     tolerance = max(1e-13, 4 * np.finfo(float).eps * answers[name]["offset"])

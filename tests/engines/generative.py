@@ -71,6 +71,8 @@ def log_priors(model: bh.Model, values: Values) -> float:
                 + (n - k) * (2 * gammaln(prior.eta + (n - k - 1) / 2) - gammaln(2 * prior.eta + n - k - 1))
             )
             total += (prior.eta - 1) * np.linalg.slogdet(matrix)[1] - constant
+            if not any(f"{name}_{what}" in values for what in ("partial", "root")):
+                continue  # the matrix itself is drawn
             total += float(np.sum((n - np.arange(1, n + 1)) * np.log(np.diag(root))))
             # From the factor to partial correlations z = 2 p - 1, of which p is sampled: root_ij = z_ij sqrt(left_ij).
             left = 1 - np.cumsum(root**2, axis=1) + root**2

@@ -14,11 +14,11 @@ import bayeshlm as bh
 from bayeshlm.engines.pymc.model import build, to_pymc
 from bayeshlm.engines.pymc.observations import from_statistics
 from bayeshlm.engines.pymc.parameterization import PARTLY, described, plan_levels
-from bayeshlm.engines.pymc.transform import RootLog
+from bayeshlm.engines.pymc.transform import InDeviations, PartialCorrelations, RootLog, Whitened
 from tests.engines.dense import CASES, Case, DenseLevel, make_frame, make_model, one, with_x
 from tests.engines.generative import MODE, Points, Twin, random_points, row_density
 
-FORMS = (("centered", True), ("noncentered", False))
+FORMS = (("centered", False), ("noncentered", False), ("noncentered", True))  # with rows?
 EXTRA = {
     "crossed": Case("y ~ x + (1 | a) + (1 | g)", with_x, (DenseLevel(("a",), one), DenseLevel(("g",), one))),
     "crossed and nested": Case(
@@ -81,7 +81,8 @@ def test_all_forms_have_the_density_of_the_rows(name: str) -> None:
     for parameterization, rows in FORMS:
         built = to_pymc(model, frame, parameterization=parameterization, rows=rows)
         points = random_points(built, 5, seed=1)
-        noncentred = dict.fromkeys((level for _, level, _ in twin.levels), parameterization == "noncentered")
+        deviations = parameterization == "noncentered" and not rows  # with rows by a transform
+        noncentred = dict.fromkeys((level for _, level, _ in twin.levels), deviations)
         mine = joint_densities(case, model, frame, points, noncentred)
         assert np.isfinite(mine).all()
         if rows:
@@ -191,6 +192,30 @@ def test_scale_of_the_standard_deviations(scale: float) -> None:
         np.testing.assert_allclose(ours.eval({point: where}), exact.eval({point: where}), rtol=1e-12)
 
 
+def test_transforms_of_named_effects() -> None:
+    """What is sampled and what is named are functions of each other, with the Jacobian by differentiation."""
+    rng = np.random.default_rng(1)
+    root = np.array([[1.2, 0.0], [0.4, 0.7]])
+    mean, covariance = rng.normal(size=(3, 2)), root @ root.T
+    cases = (
+        (InDeviations(0.8), rng.normal(size=4), (rng.normal(size=4), np.full(4, 0.3)), 0),
+        (Whitened(), rng.normal(size=(3, 2)), (mean, covariance), 1),
+        (Whitened(), rng.normal(size=(3, 2)), (mean, covariance[None]), 1),
+        (PartialCorrelations(4), rng.normal(size=6), (), 2),
+    )
+    for transform, at, inputs, ends in cases:
+        value = pt.tensor("value", shape=at.shape, dtype="float64")
+        given = [pt.as_tensor(part) for part in inputs]
+        named = transform.backward(value, *given)
+        np.testing.assert_allclose(transform.forward(named, *given).eval({value: at}, mode=MODE), at, rtol=1e-9)
+        flat = named[np.tril_indices(4, -1)] if ends == 2 else named.ravel()
+        jacobian = pt.stack([pt.grad(part, value).ravel() for part in (flat[k] for k in range(at.size))])
+        expected = np.linalg.slogdet(jacobian.eval({value: at}, mode=MODE))[1]
+        found = transform.log_jac_det(value, *given)
+        assert found.ndim == named.ndim - ends
+        np.testing.assert_allclose(found.sum().eval({value: at}, mode=MODE), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     "prior",
     [bh.StudentT(3, 1, 2), bh.Cauchy(0.5, 1), bh.Flat(), bh.Uniform(-2, 5), bh.Gamma(2, 1), bh.HalfCauchy(2),
@@ -221,7 +246,7 @@ def test_every_prior_on_every_kind_of_parameter(prior: bh.Model) -> None:
 
 
 def test_three_correlated_effects() -> None:
-    """The LKJ density of a 3 x 3 matrix, normalised, and its deterministic correlation matrix."""
+    """The LKJ density of a 3 x 3 matrix, normalised."""
     rng = np.random.default_rng(5)
     frame = make_frame(rng, groups=6)
 
@@ -235,7 +260,7 @@ def test_three_correlated_effects() -> None:
         points = random_points(to_pymc(model, frame, parameterization=parameterization, rows=True), 4, seed=2)
         mine = [
             twin_of(case, model).log_joint(
-                model, frame, values, {"a": parameterization == "noncentered"},
+                model, frame, values, {"a": False},
                 lambda eta, values=values: row_density("gaussian", y, eta, values, frame, model)("none", y).sum(),
             )
             for values in points.values
@@ -252,6 +277,7 @@ def test_prior_and_posterior_predictive_are_rows() -> None:
     assert rows.shape == (1, 40, len(data))
     assert (rows > 0).all()
     assert {"1|method", "1|method:instructor", "Intercept"} <= set(drawn["prior"].data_vars)
+    assert {v.name for v in built.free_RVs} == {v.name for v in built.unobserved_RVs}
     trace = xr.DataTree.from_dict({"posterior": drawn["prior"], "constant_data": drawn["constant_data"]})
     later = pm.sample_posterior_predictive(
         trace, model=built, random_seed=2, progressbar=False, compile_kwargs={"mode": MODE}

@@ -176,3 +176,18 @@ def test_pareto_k_and_divergences_count(nested: xr.DataTree) -> None:
     diverging["sample_stats"]["diverging"] = xr.DataArray(flags, dims=("chain", "draw"))
     diagnosis = bh.diagnose(diverging)
     assert (diagnosis.status, diagnosis.divergences) == ("REVIEW", 7)
+
+
+def test_of_many_categories_the_leading_and_the_reference_have_all_their_pairs() -> None:
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(10), 140), "kind": np.tile([f"k{i:02d}" for i in range(70)], 20)})
+    frame["y"] = rng.normal(size=1400) + 2.0 * (frame["kind"] == "k33")
+    model = bh.Model("y ~ kind + (1 | g)", priors={**PRIORS, "kind": bh.Normal(0, 5), "1|g_sigma": bh.HalfNormal(2)})
+    posterior = bh.fit(model, frame, draws=250, random_seed=1)
+    found = bh.compare(posterior, "kind", maximize=True)
+    assert found.best == "k33"
+    assert len(found.pairs) == 69 + 68
+    assert f"k33 against {found.runner_up}" in found.to_text()
+    assert found.pair("k50", "k00")["difference"] == pytest.approx(np.median(flat(posterior, "kind")[:, 49]))
+    with pytest.raises(bh.errors.DataError, match="No pair of 'k50' and 'k51'"):
+        found.pair("k50", "k51")

@@ -140,6 +140,8 @@ def test_groups_include_common_effects_that_are_constant_in_them(posteriors: dic
     values = site[:, of_site] + pair + arm * (old - 0.5)  # half of the rows are old: relative to the average group
     assert found.table["difference"].to_numpy() == pytest.approx(np.median(values, axis=0))
     assert found.baseline == "the average group, effects of 'site', 'arm' included"
+    asked_before = resolve(bh.compress(bh.Model(FORMULAS[1]), trial()), "site:arm")
+    assert bh.compare(posterior, asked_before).to_text() == bh.compare(posterior, "site:arm").to_text()
     sloped = posteriors[FORMULAS[6]]  # of the interaction arm x age, the arm at its value and age at its mean
     by_site = bh.compare(sloped, "site")
     data = trial()
@@ -180,6 +182,11 @@ def test_a_number_has_a_slope_and_a_curve() -> None:
     assert straight.slope.straight
     assert straight.table.loc[17.5, "difference"] == pytest.approx(17.5 * straight.slope.effect)
     assert straight.best is None
+    tenth = fit("y ~ I(-dose / 10) + (1 | site)", data)
+    turned = bh.compare(tenth, "dose")
+    assert turned.slope is not None
+    assert (turned.slope.unit, turned.slope.straight) == ("dose", True)
+    assert turned.slope.effect == pytest.approx(-np.median(flat(tenth, "I(-dose \u2215 10)")) / 10)
     posterior = fit("y ~ dose + I(dose ** 2) + (1 | site)", data)
     bent = bh.compare(posterior, "dose", at={"dose": [0, 4, 10]}, maximize=True)
     at_ten = 10 * flat(posterior, "dose") + 100 * flat(posterior, "I(dose ** 2)")
@@ -196,7 +203,7 @@ def test_a_number_has_a_slope_and_a_curve() -> None:
     assert curve.table.loc[17.5, "difference"] == pytest.approx(np.median(flat(logged, "log1p(dose)")) * np.log(18.5))
     ages = bh.compare(logged, "age").table.index.to_numpy()  # of a number of rows: a sd to either side, on its scale
     mean, sd = np.log(data["age"]).mean(), np.log(data["age"]).std(ddof=0)
-    assert ages == pytest.approx(np.exp([mean - sd, mean, mean + sd]), rel=1e-5)
+    assert ages == pytest.approx(np.exp([mean - sd, mean, mean + sd]), abs=0.5)  # to two digits of their spread
 
 
 def test_effects_by_subgroup_and_their_difference(posteriors: dict[str, xr.DataTree]) -> None:
@@ -238,7 +245,7 @@ def test_subgroups_of_several_arms_on_a_log_scale() -> None:
     three, more = flat(posterior, "three"), flat(posterior, "three:sex").reshape(len(flat(posterior, "sex")), -1)
     c_men = three[:, 1] + more[:, 1] - three[:, 0] - more[:, 0]
     assert found.table.loc["c, sex m", "ratio"] == pytest.approx(np.median(np.exp(c_men)))
-    assert found.pairs[["a", "b"]].to_numpy().tolist() == [["a, sex f", "a, sex m"], ["c, sex f", "c, sex m"]]
+    assert found.pairs[["a", "b"]].to_numpy().tolist() == [["a, sex m", "a, sex f"], ["c, sex m", "c, sex f"]]
     ratio = found.pair("c, sex m", "c, sex f")["ratio"]
     assert ratio == pytest.approx(np.median(np.exp(more[:, 1] - more[:, 0])))
 

@@ -113,7 +113,7 @@ def test_verdict_and_tables_are_the_comparisons(posterior: object, page: Page) -
         assert [figure(row[1]), *map(figure, row[2].split(" to "))] == pytest.approx(
             expected.iloc[:3].tolist(), rel=1e-3
         )
-        assert row[3] == comparison.probability(expected["p_best"])
+        assert row[3] == comparison.probability(expected["p_best"], short=True)
         assert figure(row[4]) == pytest.approx(expected["expected_loss"], rel=1e-2)
     assert len(pairs) == 4
     for row in pairs[1:]:
@@ -123,7 +123,7 @@ def test_verdict_and_tables_are_the_comparisons(posterior: object, page: Page) -
         wanted = [there["ratio"], there["lower"], there["upper"]]
         wanted += [rows_alone[k] for k in ("naive", "naive_lower", "naive_upper")]
         assert shown == pytest.approx(wanted, rel=1e-3)
-        assert row[3:5] == [comparison.probability(there[name]) for name in ("p_greater", "p_rope")]
+        assert row[3:5] == [comparison.probability(there[name], short=True) for name in ("p_greater", "p_rope")]
 
 
 def test_variance_components_are_the_summary(posterior: object, page: Page) -> None:
@@ -259,6 +259,16 @@ def test_groups_are_never_compared_unasked() -> None:
     assert asked("y ~ 1 + (1 | arm/group)") is None
 
 
+def test_a_treatment_whose_effect_has_no_mean_is_said_and_the_rest_is_shown(tmp_path: Path) -> None:
+    data = study(["a", "b"]).assign(half=np.tile([0, 1], 48))
+    posterior = fit("y ~ half + half:x + (1 | group)", data)
+    page = Page(bh.report(posterior, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "The effect of half cannot be shown at the means of the other columns" in page.text
+    assert "Forest plot of 8 groups of group" in " ".join(value for _, value in page.attributes)
+    with pytest.raises(DataError, match="whose mean is not known"):
+        bh.report(posterior, tmp_path / "asked.html", by="half")
+
+
 @pytest.mark.parametrize("maximize", [None, True, False])
 def test_a_number_gets_its_slope_and_curve_and_nothing_is_chosen(tmp_path: Path, maximize: bool | None) -> None:
     data = study(["a", "b"])
@@ -322,7 +332,7 @@ def test_a_failed_write_leaves_the_old_report(
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="disk full"):
         bh.report(posterior, target)
     assert target.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]

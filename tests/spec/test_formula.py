@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import bayeshlm as bh
 from bayeshlm.errors import FormulaError
+from bayeshlm.spec import formula
 from bayeshlm.spec.formula import parse_formula
 
 DIVISION = "\u2215"
@@ -220,3 +221,21 @@ def test_any_backticked_name_survives_or_is_refused(name):
     if not refused:
         assert formula.common[1].factors[0].name == name
         assert formula.columns() == ("y", name, "g")
+
+
+ATOMS = ["1", "x", "zz", "log(x)", "C(g)", "center(x)", "nope(x)", "in", "None", "\u00e9a", "_", "log(1)", "2", "0"]
+
+
+def test_a_sum_of_names_read_without_formulaic_has_formulaics_terms(monkeypatch):
+    def read(text):
+        try:
+            return formula._terms(text, {}, text)
+        except FormulaError as error:
+            return str(error)
+
+    texts = [form.join(atoms) for atoms in itertools.chain([[a] for a in ATOMS], itertools.product(ATOMS, repeat=2))
+             for form in (" + ", "+")] + ["+ x + zz + x + 1", " x\n+ zz ", "x + + zz", "x zz", "x +"]  # fmt: skip
+    ours = [read(text) for text in texts]
+    assert sum(formula._plain_sum(text) is not None for text in texts) > len(texts) / 3
+    monkeypatch.setattr(formula, "_plain_sum", lambda source: None)
+    assert ours == [read(text) for text in texts]

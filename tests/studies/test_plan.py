@@ -168,6 +168,41 @@ def test_smaller_is_better_where_it_is() -> None:
         assert float(found["assurance"][0]) == 1.0
 
 
+def test_without_a_direction_the_largest_is_looked_for_and_it_is_said(tmp_path) -> None:
+    case = {"groups": 8, "units": 5, "tau": 0.1, "sigma": 0.5}
+    options = {"decide": "arm", "replicates": 5, "n_jobs": 1, "random_seed": 1, "progress": False}
+    unsaid, up, down = (
+        plan(arms_model(case), [arms_design(case)], maximize=maximize, **options) for maximize in (None, True, False)
+    )
+    for name in ("p_best", "expected_loss", "power"):
+        assert unsaid[name].values == up[name].values
+    pages = {k: bh.report(found, tmp_path / f"{k}.html").read_text(encoding="utf-8")
+             for k, found in enumerate((unsaid, up, down))}  # fmt: skip
+    assert "Which design finds the largest arm?" in pages[0]
+    assert "Nobody said which way is better" in pages[0]
+    assert "Which design finds the best arm?" in pages[1]
+    assert "the best is the smallest" in pages[2]
+
+
+def test_arms_inside_sites_are_decided_on_and_not_their_groups() -> None:
+    """Issue 12, 1: `decide="arm"` of a multi-site trial chose among the groups of site:arm."""
+    priors = {"Intercept": bh.Normal(0, 1), "arm": bh.Normal(0, 1), "1|site_sigma": bh.HalfNormal(0.3),
+              "1|site:arm_sigma": bh.HalfNormal(0.3), "sigma": bh.HalfNormal(1)}  # fmt: skip
+    model = bh.Model("y ~ arm + (1 | site) + (1 | site:arm)", priors=priors)
+    treatments = {"arm": bh.Treatment(["new", "old"], level="half", within="site")}
+    design = bh.Design.nested(site=8, half=2, u=6, treatments=treatments)
+    params = {"arm": -2.0, "1|site_sigma": 0.2, "1|site:arm_sigma": 0.1, "sigma": 0.5, "Intercept": 0.0}
+    options = {"replicates": 6, "params": params, "n_jobs": 1, "random_seed": 1, "progress": False, "maximize": True}
+    arms = plan(model, [design], decide="arm", **options)
+    assert float(arms["p_best"][0]) == float(arms["assurance"][0]) == 1.0  # of two arms 2 apart
+    groups = plan(model, [design], decide="site:arm", **options)
+    assert float(groups["assurance"][0]) < 1.0  # which of the 16 groups is best is another question
+    dose = {name: priors[name] for name in ("Intercept", "1|site_sigma", "sigma")} | {"x": bh.Normal(0, 1)}
+    numbers = bh.Design.nested(site=8, u=6, covariates={"x": bh.Normal(0, 1)})
+    with pytest.raises(DesignError, match="'x' is a number"):
+        plan(bh.Model("y ~ x + (1 | site)", priors=dose), [numbers], decide="x", **options | {"params": None})
+
+
 def test_costs_count_groups_and_units_of_unequal_and_random_sizes() -> None:
     designs = {
         "equal": bh.Design.nested(m=2, g=3, u=4),

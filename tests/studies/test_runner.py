@@ -7,9 +7,11 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
@@ -20,6 +22,7 @@ import bayeshlm as bh
 from bayeshlm.errors import BayeshlmWarning, DesignError
 from bayeshlm.studies.runner import Results, run, seed_of
 from bayeshlm.studies.store import Outcome, canonical, open_store
+from tests.data.clusters import dask_client
 from tests.studies import mock
 
 KEY = {"kind": "mock"}
@@ -42,21 +45,23 @@ def test_known_ranks_come_back_in_order_and_shape() -> None:
 
 
 def test_the_same_on_one_worker_two_workers_and_a_dask_cluster() -> None:
-    """Real processes each time; the cluster is of two processes on this machine."""
-    from distributed import Client, LocalCluster
-
+    """Real processes each time; the cluster is of two processes on this machine, on which others may run as well."""
     one = run(mock.draws, 24, random_seed=5, n_jobs=1, progress=False)
     two = run(mock.draws, 24, random_seed=5, n_jobs=2, progress=False)
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
-        ) as cluster,
-        Client(cluster),
-        joblib.parallel_config(backend="dask"),
-    ):  # fmt: skip
+    with taken(8787), dask_client(), joblib.parallel_config(backend="dask"):
         dask = run(mock.draws, 24, random_seed=5, progress=False)
     assert same(one, two)
     assert same(one, dask)
+
+
+@contextlib.contextmanager
+def taken(port: int) -> Iterator[None]:
+    """The port is in use meanwhile: by us, or, where we cannot have it, by somebody else."""
+    with socket.socket() as listening:
+        with contextlib.suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            listening.listen()
+        yield
 
 
 def test_a_replicate_depends_on_its_index_alone() -> None:

@@ -37,8 +37,11 @@ def _as_many_as_groups(statistics: Statistics) -> dict[int, str]:
         groups = len(statistics.members[index])
         if 0 not in level.columns or groups > len(layout.common_columns):
             continue
-        constant = {k: value for k in common if (value := _of_groups(statistics, index, k)) is not None}
-        values = np.stack([np.ones(groups), *constant.values()], axis=1)
+        same = statistics.constant_within(index)
+        constant = [k for k in common if same[k - 1]]
+        values = np.ones((groups, 1 + len(constant)))
+        columns = [k - 1 for k in constant]
+        values[statistics.codes[:, index], 1:] = statistics.mean[:, columns] + statistics.shift[columns]
         values = values[:, 0 if statistics.model.terms.intercept else 1 :]
         scale = np.linalg.norm(values, axis=0)
         if constant and np.linalg.matrix_rank(values / np.where(scale > 0, scale, 1.0), tol=SAME) == groups:
@@ -48,17 +51,6 @@ def _as_many_as_groups(statistics: Statistics) -> dict[int, str]:
                 "the groups'. More units do not help; more groups or fewer such columns do."
             )
     return found
-
-
-def _of_groups(statistics: Statistics, index: int, column: int) -> NDArray[np.float64] | None:
-    """(groups,): a column's value in each group of a level; None where it varies within groups."""
-    k = column - 1
-    codes, groups = statistics.codes[:, index], len(statistics.members[index])
-    first = np.zeros(groups)
-    first[codes] = statistics.mean[:, k]
-    square = statistics.scatter[:, k, k].sum() + statistics.weight @ (statistics.mean[:, k] - first[codes]) ** 2
-    total = statistics.total()[2][k, k]
-    return first + statistics.shift[k] if square <= SAME * total else None
 
 
 def group_constant_factors(statistics: Statistics) -> list[tuple[str, int, NDArray[np.int64]]]:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import narwhals as nw
 import numpy as np
-from numpy.typing import NDArray
 
 from bayeshlm.data.checks.arms import contaminated, one_group_an_arm
 from bayeshlm.data.checks.support import response_tests
+from bayeshlm.data.cross_products import aliased
 from bayeshlm.data.frames.reading import aggregate, collect
 from bayeshlm.data.frames.rows import Rows
+from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import BayeshlmWarning, DataError, listed, outside_package
 from bayeshlm.spec.model import Model
-
-if TYPE_CHECKING:
-    from bayeshlm.data.statistics import Statistics
 
 RANK_TOLERANCE = 1e-9  # share of a column's variation left after the columns before it, below which it is aliased
 
@@ -166,48 +163,32 @@ def _no_reference(statistics: Statistics) -> list[str]:
 
 
 def _constant_response(statistics: Statistics) -> list[str]:
-    _, _, scatter = statistics.total()
+    total = statistics.total()
     scale = abs(statistics.shift[-1]) * np.finfo(float).eps
     if statistics.rows < 2:
         return [f"There is {statistics.rows} complete row only; nothing can be estimated."]
     if statistics.model.family_spec.discrete:  # all zeros are an answer: the rate is low
         return []
-    if scatter[-1, -1] <= statistics.weight.sum() * scale**2:
+    if total.scatter[-1, -1] <= total.weight * scale**2:
         return [f"The response {statistics.model.terms.response.name!r} is constant: there is nothing to explain."]
     return []
 
 
 def _aliased(statistics: Statistics) -> list[str]:
-    """Common-effect columns that are linear combinations of those before them (Cholesky of the cross products)."""
+    """Common-effect columns that are linear combinations of those before them."""
     columns = statistics.layout.common_columns
     if not columns:
         return []
-    moments = cross_products(statistics)[np.ix_(columns, columns)]
-    scale = np.sqrt(np.maximum(np.diag(moments), np.finfo(float).tiny))
-    rest = moments / np.outer(scale, scale)
-    aliased = []
-    for k, column in enumerate(columns):
-        if rest[k, k] <= RANK_TOLERANCE or moments[k, k] == 0:
-            aliased.append(statistics.layout.columns[column].label)
-            continue
-        rest = rest - np.outer(rest[:, k], rest[:, k]) / rest[k, k]
-    if not aliased:
+    total = statistics.total()  # about the shift where an intercept absorbs it: a large offset costs no digits
+    about = total if statistics.model.terms.intercept else total.moved(statistics.shift)
+    found = aliased(about.with_constant().chosen(columns).about(), RANK_TOLERANCE)
+    if not found.any():
         return []
+    labels = [statistics.layout.columns[columns[k]].label for k in np.flatnonzero(found)]
     return [
-        f"These common effects are combinations of the others and cannot be told from them: {listed(aliased)}. "
+        f"These common effects are combinations of the others and cannot be told from them: {listed(labels)}. "
         "Remove them from the formula (a constant column repeats the intercept)."
     ]
-
-
-def cross_products(statistics: Statistics) -> NDArray[np.float64]:
-    """Sum w a a' of all rows, a = (1, columns, y), centred on the shift where the model has an intercept."""
-    weight, mean, scatter = statistics.total()
-    centre = mean if statistics.model.terms.intercept else mean + statistics.shift
-    full = np.empty((len(mean) + 1, len(mean) + 1))
-    full[0, 0] = weight
-    full[0, 1:] = full[1:, 0] = weight * centre
-    full[1:, 1:] = scatter + weight * np.outer(centre, centre)
-    return full
 
 
 def _levels(statistics: Statistics) -> list[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bayeshlm.arrays import Array, Codes
+from bayeshlm.arrays import Codes
+from bayeshlm.data.cross_products import CrossProducts
 from bayeshlm.data.frames.rows import Rows, ordered_categories
 from bayeshlm.data.groups import combine
 from bayeshlm.data.layout import Layout, Level, bind, categorical_columns, residual_column
-from bayeshlm.data.summing.cells import Cells, pool
+from bayeshlm.data.statistics import Statistics
+from bayeshlm.data.summing.cells import Cells
 from bayeshlm.spec.model import Model
-
-if TYPE_CHECKING:
-    from bayeshlm.data.statistics import Statistics
 
 
 def assemble(model: Model, rows: Rows, cells: Cells) -> Statistics:
@@ -27,8 +26,6 @@ def assemble(model: Model, rows: Rows, cells: Cells) -> Statistics:
         What was summed.
     cells : Cells
     """
-    from bayeshlm.data.statistics import Statistics
-
     layout = _layout(model, rows, cells)
     spread = residual_column(model)
     levels = list(dict.fromkeys(key for level in layout.levels for key in level.keys))
@@ -37,7 +34,7 @@ def assemble(model: Model, rows: Rows, cells: Cells) -> Statistics:
     count, log_weight, response = (
         np.bincount(cell, values, len(codes)) for values in (cells.count, cells.log_weight, cells.response)
     )
-    weight, mean, scatter = pool(cell, len(codes), cells.weight, *_design(layout, cells))
+    weight, mean, scatter = _design(layout, cells).pooled(cell, len(codes))
     base = np.array([_base(column, cells) for column in layout.columns[1:]] + [cells.centre[-1]])
     shift = base + weight @ mean / weight.sum()
     mean = mean - (shift - base)  # the correction is what the shift moved in floats, not what it should have
@@ -73,12 +70,12 @@ def _product_index(column: Any, cells: Cells) -> int:
     return next(k for k, product in enumerate(cells.products) if frozenset(product) == frozenset(column.numeric))
 
 
-def _design(layout: Layout, cells: Cells) -> tuple[Array, Array]:
-    """(means about `_base`, scatters) of the design columns and the response in every cell.
+def _design(layout: Layout, cells: Cells) -> CrossProducts:
+    """Of the design columns and the response in every cell, means about `_base`.
 
     Where indicators are all 1 a column is its numeric product; where one is 0, and for pure indicators, it is constant.
     """
-    columns = layout.columns[1:]
+    columns, (weight, mean, scatter) = layout.columns[1:], cells.moments
     means = np.empty((len(cells.count), len(columns) + 1))
     source, on = np.full(len(columns) + 1, -1), np.ones((len(cells.count), len(columns) + 1))
     for k, column in enumerate(columns):
@@ -87,16 +84,15 @@ def _design(layout: Layout, cells: Cells) -> tuple[Array, Array]:
             on[:, k] *= cells.codes[:, key] == cells.labels[key].index(label)
         if column.numeric:
             source[k] = index = _product_index(column, cells)
-            means[:, k] = cells.mean[:, index] if not column.indicators else on[:, k] * (
-                cells.centre[index] + cells.mean[:, index])  # fmt: skip
+            means[:, k] = mean[:, index] if not column.indicators else on[:, k] * (cells.centre[index] + mean[:, index])
         else:
             means[:, k] = on[:, k]
-    source[-1], means[:, -1] = len(cells.products), cells.mean[:, -1]
+    source[-1], means[:, -1] = len(cells.products), mean[:, -1]
     varies = on * (source >= 0)
-    scatters = cells.scatter[:, source[:, None], source[None, :]]  # -1 takes any: it is switched off
+    scatters = scatter[:, source[:, None], source[None, :]]  # -1 takes any: it is switched off
     if not (varies == 1).all():
         scatters = scatters * varies[:, :, None] * varies[:, None, :]
-    return means, scatters
+    return CrossProducts(weight, means, scatters)
 
 
 def _groups(level: Level, names: dict[str, tuple[Codes, list[Any]]], cells: int) -> tuple[Codes, tuple[Any, ...]]:

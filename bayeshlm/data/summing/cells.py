@@ -18,6 +18,7 @@ import narwhals as nw
 import numpy as np
 
 from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.cross_products import CrossProducts, clamped
 from bayeshlm.data.frames.missing import has_word
 from bayeshlm.data.frames.reading import collect
 from bayeshlm.data.frames.rows import Rows
@@ -48,12 +49,10 @@ class Cells:
         Positions in `labels`.
     products : list of tuple of Node
         What is summed, but for the response, which comes last.
-    count, weight, log_weight, response : (cells,)
-        Rows, and sums of the precision weights, of their logs, and of the response with its offset (unweighted).
-    mean : (cells, products + 1)
-        About `centre`.
-    scatter : (cells, products + 1, products + 1)
-        Sums of w (a - m)(a - m)'.
+    count, log_weight, response : (cells,)
+        Rows, and sums of the logs of the precision weights and of the response with its offset (unweighted).
+    moments : CrossProducts
+        Of the products and the response, (cells, products + 1), means about `centre`.
     centre : (products + 1,)
     """
 
@@ -62,11 +61,9 @@ class Cells:
     codes: Codes
     products: list[Product]
     count: Array
-    weight: Array
     log_weight: Array
     response: Array
-    mean: Array
-    scatter: Array
+    moments: CrossProducts
     centre: Array
 
 
@@ -155,27 +152,6 @@ def row_weight(model: Model, rows: Rows) -> nw.Expr | None:
     return precision if weight is None else weight * precision
 
 
-def pool(cell: Codes, cells: int, weight: Array, mean: Array, scatter: Array) -> tuple[Array, Array, Array]:
-    """Pool parts that fall into the same cell: weights add, scatters add plus the spread of the parts' means.
-
-    Chan, Golub and LeVeque (1983), equation 2.1 in its matrix form, for any number of parts at once.
-    """
-    if cells == len(cell):  # nothing meets: only the order changes
-        order = np.argsort(cell)
-        return weight[order], mean[order], scatter[order]
-    order = np.argsort(cell, kind="stable")
-    starts = np.searchsorted(cell[order], np.arange(cells))
-
-    def total(values: Array) -> Array:
-        return np.add.reduceat(values[order], starts, axis=0)
-
-    joint_weight = total(weight)
-    joint_mean = total(weight[:, None] * mean) / joint_weight[:, None]
-    deviation = mean - joint_mean[cell]
-    between = weight[:, None, None] * deviation[:, :, None] * deviation[:, None, :]
-    return joint_weight, joint_mean, total(scatter + between)
-
-
 def _product(product: Product, rows: Rows) -> nw.Expr:
     parts = [compile_expression(node, rows.number, rows.layout.constants) for node in product]
     out: nw.Expr = parts[0]
@@ -223,22 +199,15 @@ def _in_memory(task: _Task) -> Cells | None:
             products = np.bincount(cell, weighted * centred[j], size)
             scatter[:, i, j] = scatter[:, j, i] = products - weights * rest[:, i] * rest[:, j]
     scatter[count == 1] = 0.0
-    clamp(scatter)
     centre = np.array([_near_mean(column) for column in columns])
     mean = (own - centre) + rest
     log_weight = np.zeros(size) if w is None else np.bincount(cell, np.log(w), size)
     response = count * (centre[-1] + mean[:, -1]) if w is None else np.bincount(cell, columns[-1], size)
     response = response + (np.bincount(cell, values["o"], size) if "o" in values else 0.0)
     return Cells(
-        keys, [labels for _, labels in coded], combos, task.products, count, weights, log_weight, response, mean,
-        scatter, centre,
+        keys, [labels for _, labels in coded], combos, task.products, count, log_weight, response,
+        CrossProducts(weights, mean, clamped(scatter)), centre,
     )  # fmt: skip
-
-
-def clamp(scatter: Array) -> None:
-    """Rounding may leave a constant column's sum of squares a little below zero."""
-    diagonal = np.arange(scatter.shape[1])
-    scatter[:, diagonal, diagonal] = np.maximum(scatter[:, diagonal, diagonal], 0.0)
 
 
 def _near_mean(column: Array) -> float:
@@ -278,8 +247,8 @@ def _where_they_live(task: _Task) -> Cells | None:
     order = np.argsort(cell)
     response = sums.response + sums.count * centre[-1]
     return Cells(
-        keys, [labels for _, labels in coded], combos, task.products, sums.count[order], sums.weight[order],
-        sums.log_weight[order], response[order], sums.mean[order], sums.scatter[order], centre,
+        keys, [labels for _, labels in coded], combos, task.products, sums.count[order], sums.log_weight[order],
+        response[order], CrossProducts(*(values[order] for values in sums.moments)), centre,
     )  # fmt: skip
 
 
@@ -289,11 +258,9 @@ class _Sums:
 
     table: nw.DataFrame[Any]
     count: Array
-    weight: Array
     log_weight: Array
     response: Array
-    mean: Array
-    scatter: Array
+    moments: CrossProducts
 
 
 def _preliminary(frame: nw.LazyFrame[Any], names: list[str]) -> Array:
@@ -343,11 +310,10 @@ def _group_sums(
     for i, j in pairs:
         scatter[:, i, j] = scatter[:, j, i] = sums[f"p{i}_{j}"] - weight * mean[:, i] * mean[:, j]
     scatter[count == 1] = 0.0
-    clamp(scatter)
     log_weight = sums["lw"] if weighted else np.zeros(len(table))
     response = sums["ly"] if weighted else sums[f"s{len(names) - 1}"]
     response = response + (sums["o"] if "o" in extra else 0.0)
-    return _Sums(table, count, weight, log_weight, response, mean, scatter)
+    return _Sums(table, count, log_weight, response, CrossProducts(weight, mean, clamped(scatter)))
 
 
 def _usable(sums: _Sums, positive: Mapping[str, nw.Expr]) -> bool:
@@ -362,14 +328,15 @@ def _usable(sums: _Sums, positive: Mapping[str, nw.Expr]) -> bool:
         np.array([np.asarray(table[name].to_numpy(), dtype=float) for name in names])
         for names in (list(positive), ["z"], ["complete"])
     )
-    finite = all(np.isfinite(v).all() for v in (total, sums.mean, sums.scatter, sums.log_weight))
+    finite = all(np.isfinite(v).all() for v in (total, *sums.moments, sums.log_weight))
     return bool(finite and (complete == sums.count).all() and (lowest > 0).all())
 
 
 def _cancelled(sums: _Sums) -> bool:
     """Whether sums about one common centre left too few digits of some cell's own variation."""
-    squares = np.einsum("cii->ci", sums.scatter)
-    about_centre = sums.weight[:, None] * sums.mean**2
+    weight, mean, scatter = sums.moments
+    squares = np.einsum("cii->ci", scatter)
+    about_centre = weight[:, None] * mean**2
     many = sums.count >= FEW
     several = (sums.count > 1) & ~many
     lost = (squares[many] < CANCELLATION * about_centre[many]).any()
@@ -389,11 +356,12 @@ def _recentred(
         means = frame.select(*keys, **own).group_by(*keys).agg(*(nw.col(name).mean() for name in own))
         frame = frame.join(means, on=keys, how="inner")
     else:
-        mean = sums.mean[0] + centre
+        mean = sums.moments.mean[0] + centre
         frame = frame.with_columns(**{name: nw.lit(float(m)) for name, m in zip(own, mean, strict=True)})
     frame = frame.with_columns(**{name: nw.col(name) - nw.col(f"m{i}") for i, name in enumerate(names)})
     again = _group_sums(frame, keys, names, extra, [], moved=True)
     if again.count.sum() != sums.count.sum():
         raise DataError(CHANGED)
     moved = np.stack([np.asarray(again.table[name].to_numpy(), dtype=float) for name in own], axis=1) - centre
-    return replace(again, mean=moved + again.mean, response=again.response + again.count * moved[:, -1])
+    response = again.response + again.count * moved[:, -1]
+    return replace(again, moments=again.moments.moved(moved), response=response)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from bayeshlm.data.layout import Layout, residual_column
 from bayeshlm.data.summing.cells import Cells
 from bayeshlm.errors import DataError, listed
 from bayeshlm.spec.model import Model
-
-if TYPE_CHECKING:
-    from bayeshlm.data.statistics import Statistics
 
 SHOWN = 5  # cells named in a message
 
@@ -80,17 +76,3 @@ def check_small_cells(model: Model, layout: Layout, cells: Cells, min_cell: int)
             f"min_cell={min_cell}: {len(small)} cells have fewer rows, and their sums would give these rows away: "
             f"{named}{' ...' if len(small) > SHOWN else ''}. Join small groups or categories, or leave them out."
         )
-
-
-def numbered_alike(a: Statistics, b: Statistics) -> dict[str, list[Any]]:
-    """Grouping column -> whole numbers that label groups in both parts, where not both parts name their site."""
-    if a.site is not None and b.site is not None:
-        return {}
-    found: dict[str, list[Any]] = {}
-    for index, level in enumerate(a.layout.levels):
-        for position, key in enumerate(level.keys):
-            left, right = ({str(member[position]) for member in part.members[index]} for part in (a, b))
-            both = [label for label in left & right if label.isdecimal()]
-            if both:
-                found[key] = sorted(both, key=int)
-    return found

@@ -51,7 +51,7 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
     theta = np.clip(theta, -LIMIT, LIMIT)
     log_normal = -0.5 * theta**2 - HALF_LOG_2PI
     for k, scale in enumerate(problem.scales):
-        values[:, k], slope = _from_score(scale, theta[:, k])
+        values[:, k], slope = from_score(scale, theta[:, k])
         log_prior += scale.prior.logpdf(values[:, k]) + slope + log_normal[:, k]
     sigma = np.ones(batch) if problem.known_sigma else values[:, 0]
     if problem.split is not None:
@@ -141,7 +141,7 @@ def covariance_roots(problem: Problem, values: Array, partial: Array) -> list[Ar
     return roots
 
 
-def _from_score(scale: Scale, score: Array) -> tuple[Array, Array]:
+def from_score(scale: Scale, score: Array) -> tuple[Array, Array]:
     """(standard deviation, log of its derivative by the score less the log normal density)."""
     low, high = interval(scale.prior)
     if math.isfinite(high):

@@ -10,13 +10,14 @@ import numpy as np
 from bayeshlm.data.checks.support import STATUSES
 from bayeshlm.data.layout import Block, Layout, Level
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.engines.pymc.algebra import correlation_root, times
 from bayeshlm.engines.pymc.data import ROWS, Data, Names
 from bayeshlm.engines.pymc.families import observe
 from bayeshlm.engines.pymc.observations import Observations
 from bayeshlm.engines.pymc.parameterization import Plan
 from bayeshlm.engines.pymc.priors import LOCATED, coefficient, deviation, positive
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import LKJ, At, Prior, base_prior
+from bayeshlm.spec.priors import LKJ, At, Prior
 
 
 @dataclass
@@ -52,7 +53,6 @@ class Builder:
         return self.data[name]
 
     def add_common(self) -> None:
-        import pymc as pm
         import pytensor.tensor as pt
 
         priors = self.model.complete_priors
@@ -71,28 +71,33 @@ class Builder:
         if not self.model.terms.intercept:
             self.overall = moved
             return
-        prior, told = base_prior(priors["Intercept"]), moved  # `told`: from the intercept to what its prior speaks of
-        if isinstance(priors["Intercept"], At):
-            told = moved - pt.dot(self.slopes, self.get("prior_point"))
+        self.overall = self._intercept(priors["Intercept"], moved) + moved
+
+    def _intercept(self, prior: Prior, moved: Any) -> Any:
+        """The value at x = 0, sampled where the data are."""
+        import pymc as pm
+        import pytensor.tensor as pt
+
+        told = moved  # from the intercept to what its prior speaks of
+        if isinstance(prior, At):
+            prior, told = prior.prior, moved - pt.dot(self.slopes, self.get("prior_point"))
         if not isinstance(prior, LOCATED):
-            self.overall = coefficient("Intercept", prior) + moved
-            return
-        # So is the mean of the groups: the data know the sum of the intercept and the mean deviation, not the two.
+            return coefficient("Intercept", prior)
+        # As the columns' means, so the mean of the groups: the data know the sum of it and the intercept, not the two.
         mean = sum((self._mean_deviation(plan) for plan in self._deviating()), start=pt.zeros(()))
         typical = coefficient(self.name("Intercept_centred"), prior, shift=told + mean)
-        self.overall = typical - mean
-        pm.Deterministic("Intercept", self.overall - moved)
+        return pm.Deterministic("Intercept", typical - mean - moved)
 
     def _slope(self, block: Block, prior: Prior) -> Any:
         """A common effect, sampled in units of its columns' spread: what it does, whatever the columns' units."""
         import pymc as pm
 
         if not isinstance(prior, LOCATED):
-            return coefficient(block.name, prior, dims=_dims(block))
+            return coefficient(block.name, prior, dims=dims_of(block))
         scales = self.get("column_scales")[[column - 1 for column in block.columns]]
         scale = scales if block.labels else scales[0]
-        scaled = coefficient(self.name(f"{block.name}_scaled"), prior, scale=scale, dims=_dims(block))
-        return pm.Deterministic(block.name, scaled / scale, dims=_dims(block))
+        scaled = coefficient(self.name(f"{block.name}_scaled"), prior, scale=scale, dims=dims_of(block))
+        return pm.Deterministic(block.name, scaled / scale, dims=dims_of(block))
 
     def _deviating(self) -> list[Plan]:
         """The levels whose intercepts are deviations from the overall one: non-centred, as all levels above them."""
@@ -122,7 +127,7 @@ class Builder:
             part = effects[position : position + len(block.columns)]
             position += len(block.columns)
             values = pt.stack(part, axis=1) if block.labels else part[0]
-            pm.Deterministic(block.name, values, dims=(level.name, *_dims(block)))
+            pm.Deterministic(block.name, values, dims=(level.name, *dims_of(block)))
 
     def _effects(self, plan: Plan, level: Level, above: list[Any] | None) -> tuple[list[Any], list[Any]]:
         """(effects as the user wrote them, effects in centred columns), made when they are first asked for."""
@@ -157,14 +162,14 @@ class Builder:
             if lift is None:
                 total = pm.MvNormal(name, mu=mean, chol=root, dims=dims)
             else:
-                factor = _product(lift, root)
-                total = pm.MvNormal(name, mu=mean, cov=_product(factor, factor.T), dims=dims)
+                factor = times(lift, root)
+                total = pm.MvNormal(name, mu=mean, cov=times(factor, factor.T), dims=dims)
             centred = total - mean
             # lift = 1 + N with N N = 0, so that its inverse is 1 - N.
-            effects = centred if lift is None else _product(centred, 2 * pt.eye(k) - lift.T)
+            effects = centred if lift is None else times(centred, 2 * pt.eye(k) - lift.T)
         else:
-            effects = _product(pm.Normal(self.name(f"{level.name}_offset"), dims=dims), root.T)
-            centred = effects if lift is None else _product(effects, lift.T)
+            effects = times(pm.Normal(self.name(f"{level.name}_offset"), dims=dims), root.T)
+            centred = effects if lift is None else times(effects, lift.T)
         return [effects[:, j] for j in range(k)], [centred[:, j] for j in range(k)]
 
     def _sds(self, level: Level) -> list[Any]:
@@ -172,7 +177,7 @@ class Builder:
         priors, sds = self.model.complete_priors, []
         for block in level.blocks:
             name = f"{block.name}_sigma"
-            sd = deviation(name, priors[name], dims=_dims(block))
+            sd = deviation(name, priors[name], dims=dims_of(block))
             sds += [sd[j] for j in range(len(block.labels))] if block.labels else [sd]
         return sds
 
@@ -188,7 +193,7 @@ class Builder:
             assert isinstance(prior, LKJ)  # Model has checked it
             factor = self._correlation_root(level, prior, len(positions))
             dims = (f"{level.name}_effect", f"{level.name}_effect_other")
-            pm.Deterministic(f"corr|{level.name}", _product(factor, factor.T), dims=dims)
+            pm.Deterministic(f"corr|{level.name}", times(factor, factor.T), dims=dims)
             index = np.ix_(positions, positions)
             scaled = pt.stack([sds[p] for p in positions])[:, None] * factor
             root = pt.set_subtensor(root[index], scaled)
@@ -200,22 +205,10 @@ class Builder:
         PyMC's own LKJCorr has a loop in its transform, which takes many times as long to compile.
         """
         import pymc as pm
-        import pytensor.tensor as pt
 
         b = prior.partial_beta(size)
         partial = 2 * pm.Beta(self.name(f"corr|{level.name}_partial"), b, b, shape=len(b)) - 1
-        zero = pt.zeros(())
-        rows: list[list[Any]] = [[pt.ones(())] + [zero] * (size - 1)]
-        k = 0
-        for i in range(1, size):
-            left: Any = pt.ones(())  # what is left of the row's unit length, squared
-            row = []
-            for _ in range(i):
-                row.append(partial[k] * pt.sqrt(left))
-                left = left * (1 - partial[k] ** 2)
-                k += 1
-            rows.append([*row, pt.sqrt(left), *[zero] * (size - 1 - i)])
-        return pt.stack([pt.stack(row) for row in rows])
+        return correlation_root(partial, size)[0]
 
     def _lift(self, level: Level) -> Any:
         """(k, k): effects in centred columns = lift @ effects as the user wrote them; None where they are the same."""
@@ -295,7 +288,7 @@ class Builder:
                 eta = eta + effects[position][of_row] * values
         spread, priors = self.layout.residual, model.complete_priors
         extra = {
-            name: positive(name, priors[name], dims=_dims(spread) if spread is not None and name == "sigma" else ())
+            name: positive(name, priors[name], dims=dims_of(spread) if spread is not None and name == "sigma" else ())
             for name, _ in model.extra
         }
         sigmas: Any = extra.get("sigma")
@@ -318,10 +311,5 @@ class Builder:
         observe(model, name, parts, data, ROWS)
 
 
-def _product(a: Any, b: Any) -> Any:
-    """Matrix product with few inner terms, written out: PyTensor's own wants a BLAS that pip does not install."""
-    return (a[:, :, None] * b[None, :, :]).sum(axis=1)
-
-
-def _dims(block: Block) -> tuple[str, ...]:
+def dims_of(block: Block) -> tuple[str, ...]:
     return (block.dim,) if block.labels else ()

@@ -14,6 +14,7 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import tabulate
 from bayeshlm.engines.pymc.builder import Builder
 from bayeshlm.engines.pymc.data import Names, coords_of, data_of
+from bayeshlm.engines.pymc.named import NamedBuilder
 from bayeshlm.engines.pymc.observations import Observations, from_statistics, from_table
 from bayeshlm.engines.pymc.parameterization import Plan, plan_levels
 from bayeshlm.errors import DataError, PriorError, listed
@@ -26,9 +27,18 @@ if TYPE_CHECKING:
 def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bool = False) -> pm.Model:
     """Write a model out in PyMC, bound to data.
 
-    Variables, dims and labels are those of a posterior of `fit`. Group-specific effects are deterministics in every
-    parameterisation. The intercept is sampled where the data are, at the means of the columns and of deviations of
-    groups (`Intercept_centred`), and its prior is the one of the value at x = 0 of a group without deviation.
+    Variables, dims and labels are those of a posterior of `fit`. There are two forms of one model:
+
+    With `rows`, every free variable is one of the posterior, drawn as the model reads (effects about 0, the intercept
+    at x = 0), so that PyMC's tools take a posterior of `fit` (of any engine, in memory or from disk) as they take one
+    of PyMC's own: `pymc.sample_posterior_predictive(posterior)`, `pymc.compute_log_likelihood(posterior)`. Draws of all
+    effects are needed for it (`fit(effects="draws")` where groups are many).
+
+    Without, the form that NUTS samples best, at any number of rows: group-specific effects and slopes are
+    deterministics, the intercept is sampled where the data are, at the means of the columns and of deviations of groups
+    (`Intercept_centred`), slopes in units of their columns' spread (`x_scaled`), and all priors are those of the user's
+    coordinates. Draw from its posterior with `pymc.sample`: a posterior of `fit` does not hold its free variables, and
+    `pymc.sample_posterior_predictive` would draw them from their priors.
 
     Parameters
     ----------
@@ -38,11 +48,13 @@ def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bo
         Statistics suffice for gaussian and lognormal models unless `rows`.
     parameterization : {"auto", "centered", "noncentered"}
         Of every level: deviations in units of their standard deviation, or totals about the total of the parent level's
-        group. "auto" chooses per level by the information in a group, and may take a form between the two, see
-        `bayeshlm.engines.pymc.parameterization`.
+        group (with `rows`, the effects themselves). "auto" chooses per level by the information in a group, and may
+        take a form between the two, see `bayeshlm.engines.pymc.parameterization`. With `rows` the choice is one of
+        transforms, and leaves the variables as they are.
     rows : bool
-        One likelihood term a row of the data, so that predictive draws are rows. Otherwise the likelihood is compressed
-        without loss, as far as the family allows: the same log density up to a constant, at any number of rows.
+        One likelihood term a row of the data, so that predictive draws and pointwise log likelihoods are of rows.
+        Otherwise the likelihood is compressed without loss, as far as the family allows: the same log density up to a
+        constant, at any number of rows.
 
     Returns
     -------
@@ -51,6 +63,11 @@ def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bo
     Raises
     ------
     DataError, PriorError, EngineError
+
+    Examples
+    --------
+    >>> with bayeshlm.to_pymc(model, data, rows=True):  # doctest: +SKIP
+    ...     pymc.compute_log_likelihood(posterior)
     """
     if model.missing_priors:
         raise PriorError(
@@ -58,7 +75,7 @@ def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bo
         )
     statistics, observations = observed(model, data, rows=rows)
     statistics = with_column_priors(statistics)
-    return build(statistics, observations, plan_levels(statistics, parameterization))
+    return build(statistics, observations, plan_levels(statistics, parameterization), named=rows)
 
 
 def observed(model: Model, data: Any, *, rows: bool, missing: str = "drop") -> tuple[Statistics, Observations]:
@@ -75,13 +92,15 @@ def observed(model: Model, data: Any, *, rows: bool, missing: str = "drop") -> t
     return table.statistics, from_table(table)
 
 
-def build(statistics: Statistics, observations: Observations, plans: tuple[Plan, ...]) -> pm.Model:
-    """The PyMC model of observations; see `to_pymc`."""
+def build(
+    statistics: Statistics, observations: Observations, plans: tuple[Plan, ...], *, named: bool = False
+) -> pm.Model:
+    """The PyMC model of observations; see `to_pymc`. `named`: all its free variables are a posterior's."""
     import pymc as pm
 
     model, layout = statistics.model, statistics.layout
     with pm.Model(coords=coords_of(statistics, observations)) as built:
-        builder = Builder(
+        builder = (NamedBuilder if named else Builder)(
             model, layout, statistics, observations, {plan.index: plan for plan in plans}, Names(model),
             data_of(statistics, observations, plans),
         )  # fmt: skip

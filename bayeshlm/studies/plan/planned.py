@@ -25,6 +25,7 @@ from bayeshlm.studies.plan.targets import (
 )  # fmt: skip
 from bayeshlm.studies.runner import Results, seed_of
 from bayeshlm.studies.score import SCORES
+from bayeshlm.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -185,8 +186,6 @@ def _first_error(results: Results) -> str:
 
 
 def _attrs(question: Question, results: Results, typical: float, log: bool, baseline: str) -> dict[str, Any]:
-    from bayeshlm import __version__
-
     attrs: dict[str, Any] = {
         "kind": "plan", "model": question.model.to_json(), "fit_model": question.fit_model.to_json(),
         "decide": question.decide, "maximize": "" if question.maximize is None else int(question.maximize),

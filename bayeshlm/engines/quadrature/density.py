@@ -1,0 +1,197 @@
+"""log p(phi, data), all effects integrated out, and draws of the effects given phi."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bayeshlm.arrays import Array
+from bayeshlm.engines.exact.hyperparameters import LIMIT, from_score, to_score
+from bayeshlm.engines.quadrature.families import INV_VAR, LINEAR, parameters
+from bayeshlm.engines.quadrature.problem import Problem
+from bayeshlm.spec.priors import HALF_LOG_2PI
+
+DROP = 22.0  # nodes end where an integrand has fallen by this in log: e^-22 = 3e-10
+FINE, FINEST = 1.0, 0.5  # gaps of the density, and of what it is measured by
+FINEST_DROP = 30.0
+TINY, HUGE = 1e-30, 1e30  # what scores make of standard deviations is held within
+SHARE = 64  # points a thread is given at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What points phi stand for: (B, p) common effects as sampled, (B,) extra parameters, (B, levels) scales."""
+
+    beta: Array
+    extra: dict[str, Array]
+    scales: Array
+    log_prior: Array
+
+
+@dataclass(eq=False)
+class Density:
+    """The collapsed density of a problem.
+
+    Attributes
+    ----------
+    problem : Problem
+    start : (innermost groups,)
+        Totals from which their mode is looked for, where the sampled intercept is `start_at`.
+    failures : int
+        Points at which the integral could not be found; their density counts as 0.
+    """
+
+    problem: Problem
+    start: Array = field(default_factory=lambda: np.zeros(0))
+    start_at: float = 0.0
+    failures: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.start):
+            self.start = np.zeros(len(self.problem.cells.linear))
+
+    def values(self, phi: Array) -> Values:
+        """Natural parameters and log prior density of phi (B, d), Jacobians included."""
+        problem = self.problem
+        p, batch = problem.common, len(phi)
+        beta = np.ascontiguousarray(phi[:, :p])
+        user = problem.coordinates.to_user(beta)
+        log_prior = np.full(batch, problem.coordinates.log_volume)
+        first = 0
+        for block, prior in problem.blocks:
+            mine = user[:, first : first + len(block.columns)]
+            log_prior += prior.logpdf(mine).sum(axis=1)
+            first += len(block.columns)
+        scores = phi[:, p:]
+        inside = np.all(np.abs(scores) < LIMIT, axis=1)
+        scores = np.clip(scores, -LIMIT, LIMIT)
+        found = np.empty(scores.shape)
+        for k, scale in enumerate((*problem.extra, *problem.scales)):
+            value, slope = from_score(scale, scores[:, k])
+            found[:, k] = value
+            log_prior += scale.prior.logpdf(value) + slope - 0.5 * scores[:, k] ** 2 - HALF_LOG_2PI
+        extra = {scale.variable: found[:, k] for k, scale in enumerate(problem.extra)}
+        log_prior = np.where(np.isnan(log_prior) | ~inside, -np.inf, log_prior)
+        return Values(beta, extra, np.ascontiguousarray(found[:, len(extra) :]), log_prior)
+
+    def log_density(self, phi: Array, *, fine: bool = False) -> Array:
+        """(B,) for phi (B, d); `fine` with half the gaps, wider nodes and more of a Hermite rule."""
+        from bayeshlm.engines.quadrature.compiled import log_likelihoods
+
+        values = self.values(phi)
+        out = np.full(len(phi), -np.inf)
+        possible = np.flatnonzero(np.isfinite(values.log_prior))
+        par, constant = self._parameters(values)
+        shift = self._shift(values)
+        likelihood = np.full(len(phi), np.nan)
+        gap, drop = (FINEST, FINEST_DROP) if fine else (FINE, DROP)
+
+        def part(rows: Any) -> None:
+            some = np.empty(len(rows))
+            log_likelihoods(
+                self.problem.cells, self._tree(), values.beta[rows], par[rows], self._scales(values)[rows], self.start,
+                shift[rows], gap, drop, some,
+            )  # fmt: skip
+            likelihood[rows] = some
+
+        in_threads(part, possible)
+        out[possible] = (likelihood + constant + values.log_prior)[possible]
+        failed = np.isnan(out)
+        self.failures += int(failed.sum())
+        out[failed] = -np.inf
+        return out
+
+    def draw_effects(self, phi: Array, rng: np.random.Generator) -> tuple[list[Array], Array]:
+        """Per level (B, groups) effects at phi (B, d), and (B, 2) what `compiled.draw_effects` tells."""
+        from bayeshlm.engines.quadrature.compiled import draw_effects
+
+        levels, values = self.problem.levels, self.values(phi)
+        par, _ = self._parameters(values)
+        shift, scales = self._shift(values), self._scales(values)
+        seeds = rng.integers(2**31, size=len(phi))
+        first = levels.first
+        outer = np.empty((len(phi), int(first[-2])))
+        innermost = np.empty((len(phi), len(levels.members)))
+        told = np.empty((len(phi), 2))
+
+        def part(rows: Any) -> None:
+            some = np.empty((len(rows), outer.shape[1]))
+            inner = np.empty((len(rows), innermost.shape[1]))
+            notes = np.empty((len(rows), 2))
+            draw_effects(
+                self.problem.cells, self._tree(), values.beta[rows], par[rows], scales[rows], self.start, shift[rows],
+                FINEST, DROP, seeds[rows], levels.members, levels.member_first, some, inner, notes,
+            )  # fmt: skip
+            outer[rows], innermost[rows], told[rows] = some, inner, notes
+
+        in_threads(part, np.arange(len(phi)))
+        return [*(outer[:, first[k] : first[k + 1]] for k in range(len(first) - 2)), innermost], told
+
+    def begin_at(self, phi: Array) -> bool:
+        """Look for modes from those at phi (d,) from now on; False where they could not be found."""
+        from bayeshlm.engines.quadrature.compiled import modes_at
+
+        if not self.problem.scales:
+            return True
+        values = self.values(phi[None])
+        par, _ = self._parameters(values)
+        start = self.start + self._shift(values)
+        found = modes_at(self.problem.cells, self._tree(), values.beta[0], par[0], self._scales(values)[0], start)
+        if not np.isfinite(found).all():
+            return False
+        self.start, self.start_at = found, self._intercept(values)[0]
+        return True
+
+    def _tree(self) -> Any:
+        from bayeshlm.engines.quadrature.likelihood import Tree
+
+        levels = self.problem.levels
+        return Tree(levels.first, levels.parent, levels.copies)
+
+    def _scales(self, values: Values) -> Array:
+        return np.clip(values.scales, TINY, HUGE)
+
+    def _intercept(self, values: Values) -> Array:
+        columns = [column for block, _ in self.problem.blocks for column in block.columns]
+        return values.beta[:, columns.index(0)] if 0 in columns else np.zeros(len(values.beta))
+
+    def _shift(self, values: Values) -> Array:
+        """What totals move by when the intercept does: their sum with it is what the data know."""
+        return np.asarray(self.start_at - self._intercept(values))
+
+    def _parameters(self, values: Values) -> tuple[Array, Array]:
+        """What sums are multiplied by (B, PARAMETERS), and all of the log likelihood that no effect is in (B,)."""
+        problem = self.problem
+        batch = len(values.beta)
+        with np.errstate(all="ignore"):  # far out parameters leave the floats, and the density is 0 there
+            par, constant = parameters(problem.response, values.extra, batch)
+            constant = constant + par[:, LINEAR] * (values.beta @ problem.linear + problem.linear_offset)
+            both = np.concatenate([values.beta, np.ones((batch, 1))], axis=1)
+            constant -= 0.5 * par[:, INV_VAR] * np.einsum("bi,ij,bj->b", both, problem.squares, both, optimize=True)
+        return par, constant
+
+
+def in_threads(work: Callable[[Any], None], rows: Any) -> None:
+    """Do the work for rows (an index array) in pieces, on all processors; each piece is done the same way anywhere."""
+    pieces = [rows[k : k + SHARE] for k in range(0, len(rows), SHARE)]
+    workers = min(len(pieces), os.process_cpu_count() or 1) if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
+    if workers <= 1 or len(pieces) <= 1:
+        for piece in pieces:
+            work(piece)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, pieces))
+
+
+def phi_of(problem: Problem, beta: Array, extra: Sequence[float], scales: Sequence[float]) -> Array:
+    """Phi (d,) of common effects (p,) as the user wrote them, the family's own parameters and standard deviations."""
+    scores = [
+        float(to_score(scale, value))
+        for scale, value in zip((*problem.extra, *problem.scales), (*extra, *scales), strict=True)
+    ]
+    return np.concatenate([problem.coordinates.from_user(np.asarray(beta, dtype=float)[None])[0], scores])

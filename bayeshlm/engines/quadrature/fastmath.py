@@ -1,0 +1,82 @@
+"""How functions are compiled and kept, and a logarithm in vector instructions. Imported when used."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+HALF_ROOT = 0x3FE6A09E667F3BCD  # bits of sqrt(1/2)
+LOG_2 = 0.6931471805599453
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
+# Functions that make no arrays need not count references to them, which takes as long as their work.
+UNCOUNTED: dict[str, Any] = {**OPTIONS, "_nrt": False}
+
+
+def driver(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls, and keep the result for other processes where there is a place for it.
+
+    What is kept holds the compiled form of everything that the function calls, in whatever file. Numba would take it
+    for fresh as long as the function's own file is; here it is as long as no file of this folder has changed.
+    """
+    try:
+        dispatcher = njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no directory that could be written to
+        return njit(**OPTIONS)(function)
+    kept: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if not hasattr(kept, "_source_stamp"):  # of another version of numba: rather slow than stale
+        return njit(**OPTIONS)(function)
+    kept._source_stamp = _stamp()
+    return dispatcher
+
+
+@functools.cache
+def _stamp() -> bytes:
+    """Digest of all sources in this folder."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
+
+
+@intrinsic
+def bits_of(typing_context: Any, x: Any) -> Any:
+    """The 64 bits of a float, as an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
+@intrinsic
+def float_of(typing_context: Any, bits: Any) -> Any:
+    """The float of 64 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+@njit(**UNCOUNTED)
+def log_of(x: float) -> float:
+    """Log x for normal x > 0, to 2e-16 absolutely near 1.
+
+    x = 2^k m with m in [sqrt(1/2), sqrt(2)), and log m = 2 artanh s, s = (m - 1) / (m + 1), |s| < 0.172: the first
+    term of the series left out is below 1e-17.
+    """
+    bits = bits_of(x)
+    k = (bits - HALF_ROOT) >> 52
+    m = float_of(bits - (k << 52))
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    series = 1.0 / 11.0 + z * (1.0 / 13.0 + z * (1.0 / 15.0 + z * (1.0 / 17.0 + z * (1.0 / 19.0))))
+    series = 1.0 + z * (1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * series))))
+    return k * LOG_2 + 2.0 * s * series
