@@ -25,6 +25,7 @@ HEAVY = ("pymc", "arviz", "arviz_stats", "arviz_base", "arviz_plots", "matplotli
 # Files that others import inside functions, each with its reason; a wing in DEFERRED_IN has one for all it imports so.
 DEFERRED_IN = {"cli": "a command imports what it uses, so that an error about its input comes at once"}
 DEFERRED = {
+    "bayeshlm.engines.exact.density.compiled": "imports Numba, which only many groups with several effects need",
     "bayeshlm.engines.pymc.transform": "derives from a class of PyMC, which is not needed before a model is built",
     "bayeshlm.engines.quadrature.compiled": "imports Numba, which is not needed before a fit",
     "bayeshlm.engines.quadrature.likelihood": "imports Numba, which is not needed before a fit",

@@ -377,10 +377,14 @@ class LKJ(Prior):
 
     def logpdf_partial(self, z: Array, size: int) -> Array:
         """Log density of partial correlations `z`, shape (..., size (size - 1) / 2), summed over the last axis."""
+        return self.logpdf_rest((1 - z) * (1 + z), size)
+
+    def logpdf_rest(self, rest: Array, size: int) -> Array:
+        """`logpdf_partial` from 1 - z^2, which near 0 has digits that z does not."""
         b = self.partial_beta(size)
         log_beta = np.array([2 * math.lgamma(v) - math.lgamma(2 * v) for v in b])
-        with np.errstate(divide="ignore", invalid="ignore"):  # |z| = 1 has density 0: -inf or NaN says so
-            return np.sum((b - 1) * np.log1p(-(z**2)) - log_beta - (2 * b - 1) * math.log(2), axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # |z| = 1: infinite or NaN
+            return np.sum((b - 1) * np.log(rest) - log_beta - (2 * b - 1) * math.log(2), axis=-1)
 
     def sample_partial(self, rng: np.random.Generator, size: int) -> Array:
         b = self.partial_beta(size)

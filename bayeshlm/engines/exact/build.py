@@ -20,6 +20,7 @@ from bayeshlm.engines.exact.problem import Correlation, Problem, ProblemLevel, S
 from bayeshlm.errors import EngineError, PriorError, listed
 from bayeshlm.spec.priors import LKJ, Flat, Normal, base_prior
 
+FAR = 1e4  # standard deviations of its prior from which a coefficient's fit is no help
 EVALUATIONS, MOST_SECONDS = 20_000, 900.0  # of a density: typical number, and the time that is too much
 
 
@@ -80,18 +81,16 @@ def build_problem(statistics: Statistics) -> Problem:
         cells = np.arange(len(statistics.count))
         rows = np.bincount(statistics.residual, statistics.count, len(layout.residual.labels))
         split = Split(above, statistics.residual, rows, levels[-1].groups if levels else 1)
-    p = len(layout.common_columns)
     lift = _lift(layout.common_columns, centre)
-    offset = np.zeros(p)
-    if model.terms.intercept:
-        offset[layout.common_columns.index(0)] = centre[-1]
-    # The columns' pooled within-group fit is taken out of y beforehand, and added to beta: a fit that explains nearly
-    # everything would else leave the density as a small difference of large numbers, anew at every theta.
-    _, fitted = within_fit(statistics)
-    for position, column in enumerate(layout.common_columns):
-        offset[position] += fitted[column - 1] if column else 0.0
+    offset = _offset(statistics, centre, lift)
+    # The offset's fit is taken out of y beforehand, and added to beta: a fit that explains nearly everything would else
+    # leave the density as a small difference of large numbers, anew at every theta.
     residual = np.eye(len(centre))
-    residual[-1, :-1] = -fitted
+    for position, column in enumerate(layout.common_columns):
+        if column:
+            residual[-1, column - 1] = -offset[position]
+        else:
+            mean[:, -1] += centre[-1] - offset[position]
     mean, scatter = mean @ residual.T, residual @ statistics.scatter @ residual.T
     precision, prior_mean, log_determinant = _common_prior(statistics, lift, offset)
     scales, correlations = _hyperparameters(statistics, order)
@@ -156,22 +155,39 @@ def _lift(columns: tuple[int, ...], centre: Array) -> Array:
     return lift
 
 
-def _common_prior(statistics: Statistics, lift: Array, offset: Array) -> tuple[Array, Array, float]:
-    """(precision, mean, log determinant of the proper part) of the common effects in centred coordinates."""
-    priors, layout = statistics.model.complete_priors, statistics.layout
+def _offset(statistics: Statistics, centre: Array, lift: Array) -> Array:
+    """Common effects (p,), in centred coordinates, near which the posterior's are: the pooled fit within groups.
+
+    A prior that is very much narrower than its distance to that fit keeps its mean instead.
+    """
+    columns = statistics.layout.common_columns
+    _, fitted = within_fit(statistics)
+    offset = np.array([fitted[column - 1] if column else centre[-1] for column in columns])
+    means, precisions, points = _prior_moments(statistics)
+    told = points @ np.linalg.solve(lift, offset)
+    told = np.where(precisions * (told - means) ** 2 > FAR**2, means, told)
+    return np.asarray(lift @ np.linalg.solve(points, told))
+
+
+def _prior_moments(statistics: Statistics) -> tuple[Array, Array, Array]:
+    """Means and precisions (p,) of what the priors of the common effects speak of, 0 where flat; and its (p, p) map."""
     means, precisions = [], []
+    priors, layout = statistics.model.complete_priors, statistics.layout
     for block in layout.common:
         prior = base_prior(priors[block.name])
         count = len(block.columns)
         means += [prior.mu if isinstance(prior, Normal) else 0.0] * count
         precisions += [prior.sigma**-2 if isinstance(prior, Normal) else 0.0] * count
-    diagonal = np.array(precisions)
-    points = prior_points(layout, priors)
+    return np.array(means), np.array(precisions), prior_points(layout, priors)
+
+
+def _common_prior(statistics: Statistics, lift: Array, offset: Array) -> tuple[Array, Array, float]:
+    """(precision, mean, log determinant of the proper part) of the common effects in centred coordinates."""
+    means, diagonal, points = _prior_moments(statistics)
     told = points @ np.linalg.inv(lift)  # what the priors speak of, from centred coordinates
     proper = diagonal > 0
     log_determinant = float(np.log(diagonal[proper]).sum()) + math.log(2 * math.pi) * int((~proper).sum())
-    mean = lift @ np.linalg.solve(points, np.array(means)) if means else np.zeros(0)
-    return told.T @ (diagonal[:, None] * told), mean - offset, log_determinant
+    return told.T @ (diagonal[:, None] * told), lift @ np.linalg.solve(points, means) - offset, log_determinant
 
 
 def _hyperparameters(statistics: Statistics, order: list[int]) -> tuple[tuple[Scale, ...], tuple[Correlation, ...]]:

@@ -120,10 +120,7 @@ def _given_theta(marginal: Marginal, sigma: Array, roots: list[Array]) -> list[t
 
 def _gain(factor: Array, root: Array, precision: Array) -> tuple[Array, Array]:
     """A = L D^-1 L'R' / sigma^2 and L D^-1 L', both (k, k, groups, B), D = I + L'R'R L / sigma^2."""
-    k = root.shape[0]
-    scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, factor.shape[2], root.shape[2])), root)
-    d = np.einsum("aigb,ajgb->ijgb", scaled, scaled) * precision
-    d[range(k), range(k)] += 1.0
-    inverse, _ = linalg.inverse_and_log_determinant(d)
+    scaled = linalg.times_lower(factor, root)
+    inverse, _ = linalg.gram_inverse(np.swapaxes(scaled, 0, 1) * np.sqrt(precision), 1.0)
     left = np.einsum("iab,ajgb->ijgb", root, inverse)
     return np.einsum("iagb,jagb->ijgb", left, scaled) * precision, np.einsum("iagb,jab->ijgb", left, root)

@@ -56,16 +56,17 @@ def constrain(problem: Problem, theta: Array) -> tuple[Array, list[Array], Array
     sigma = np.ones(batch) if problem.known_sigma else values[:, 0]
     if problem.split is not None:
         sigma = values[:, : problem.residuals]
-    partial = np.empty((batch, 0))
+    partial, rest = np.empty((batch, 0)), np.empty((batch, 0))
     if problem.correlations:
-        partial = 2 * ndtr(theta[:, count:]) - 1
+        upper, lower = ndtr(theta[:, count:]), ndtr(-theta[:, count:])
+        partial, rest = upper - lower, 4 * upper * lower  # rest = 1 - partial^2, which knows no rounding at the ends
         log_prior += np.sum(log_normal[:, count:] + math.log(2), axis=1)
     first = 0
     for correlation in problem.correlations:
         mine = slice(first, first + correlation.partials)
-        log_prior += correlation.prior.logpdf_partial(partial[:, mine], len(correlation.positions))
+        log_prior += correlation.prior.logpdf_rest(rest[:, mine], len(correlation.positions))
         first += correlation.partials
-    roots = covariance_roots(problem, values, partial)
+    roots = covariance_roots(problem, values, partial, rest)
     for recentred in problem.recentred:
         log_prior += _turn_back(problem, recentred, values, roots)
     return sigma, roots, values, np.where(np.isnan(log_prior) | ~inside, -np.inf, log_prior)
@@ -117,8 +118,12 @@ def recentred_sets(problem: Problem) -> tuple[Recentred, ...]:
     return tuple(found)
 
 
-def covariance_roots(problem: Problem, values: Array, partial: Array) -> list[Array]:
-    """Lower roots (k, k, B) of the levels' covariances from standard deviations (B, s) and partial correlations."""
+def covariance_roots(problem: Problem, values: Array, partial: Array, rest: Array | None = None) -> list[Array]:
+    """Lower roots (k, k, B) of the levels' covariances from standard deviations (B, s) and partial correlations.
+
+    `rest`, 1 less the squares of the partial correlations, where it is known to more digits than these tell.
+    """
+    rest = (1 - partial) * (1 + partial) if rest is None else rest
     roots = []
     position = problem.residuals
     for level in problem.levels:
@@ -131,7 +136,8 @@ def covariance_roots(problem: Problem, values: Array, partial: Array) -> list[Ar
     first = 0
     for correlation in problem.correlations:
         k = len(correlation.positions)
-        factor = correlation_root(partial[:, first : first + correlation.partials], k)
+        mine = slice(first, first + correlation.partials)
+        factor = correlation_root(partial[:, mine], k, rest[:, mine])
         first += correlation.partials
         root = roots[correlation.level]
         sds = [root[j, j].copy() for j in correlation.positions]
@@ -167,13 +173,16 @@ def interval(prior: Prior) -> tuple[float, float]:
     return max(low, 0.0), high
 
 
-def correlation_root(z: Array, size: int) -> Array:
+def correlation_root(z: Array, size: int, rest: Array | None = None) -> Array:
     """Cholesky factor (size, size, B) of the correlation matrix with partial correlations z (B, ...), row by row.
+
+    `rest` is 1 - z^2, to more digits.
 
     References
     ----------
     Lewandowski, Kurowicka, Joe (2009), section 2.4, the C-vine; as parametrised by Stan (Reference Manual, 10.12).
     """
+    rest = (1 - z) * (1 + z) if rest is None else rest
     root = np.zeros((size, size, len(z)))
     root[0, 0] = 1.0
     k = 0
@@ -181,9 +190,9 @@ def correlation_root(z: Array, size: int) -> Array:
         left = np.ones(len(z))
         for j in range(i):
             root[i, j] = z[:, k] * np.sqrt(left)
-            left = left - root[i, j] ** 2
+            left = left * rest[:, k]  # a difference would end below 0 by rounding
             k += 1
-        root[i, i] = np.sqrt(np.maximum(left, 0.0))
+        root[i, i] = np.sqrt(left)
     return root
 
 
@@ -192,8 +201,9 @@ def search_box(problem: Problem) -> tuple[Array, Array]:
     low, high = [], []
     for scale in problem.scales:
         if math.isfinite(interval(scale.prior)[1]):
-            low.append(-4.0)
-            high.append(4.0)
+            ends = _interval_box(scale, problem.rows)
+            low.append(ends[0])
+            high.append(ends[1])
             continue
         sizes = [math.log(scale.size)]
         if scale.prior.proper:  # a prior far from the data's own scale widens the search
@@ -202,6 +212,24 @@ def search_box(problem: Problem) -> tuple[Array, Array]:
         high.append(min(float(to_score(scale, math.exp(max(sizes) + LOG_RANGE[1]))), LIMIT))
     partials = sum(c.partials for c in problem.correlations)
     return np.array(low + [-2.5] * partials), np.array(high + [2.5] * partials)
+
+
+def _interval_box(scale: Scale, rows: int) -> tuple[float, float]:
+    """The box of a standard deviation that its prior holds within an interval: +-4, and as far beyond as the data may.
+
+    Where the data's own scale lies outside, the likelihood falls from the nearer end like exp(-rate * distance), the
+    distance as a share of the interval, so that the mode's score is about that of a share of 1 / rate.
+    """
+    low, high = interval(scale.prior)
+    width, below, above = high - low, 0.5, 0.5  # shares of the interval beyond the ends of the box
+    if scale.size > high:
+        above = 0.01 * high / width / rows * (high / scale.size) ** 2
+    if scale.size < low:
+        below = 0.01 * low / width / rows
+    elif low == 0.0:
+        below = math.exp(LOG_RANGE[0]) * scale.size / high
+    ends = ndtri(np.maximum([below, above], np.finfo(float).tiny))
+    return max(min(-4.0, float(ends[0])), -LIMIT), min(max(4.0, -float(ends[1])), LIMIT)
 
 
 @functools.lru_cache(maxsize=256)

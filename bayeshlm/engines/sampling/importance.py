@@ -30,6 +30,7 @@ GOOD = 0.6  # efficiency at which adaptation stops at once
 FEW = 4  # rounds after which half of it will do
 GOOD_PARETO_K = 0.4
 BLEND = 0.1  # share of the overall spread in every component's: none can collapse onto a few points
+NARROWER = 0.3  # what a proposal shrinks by, too few of whose points fell where the density is positive
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def sample(
     Raises
     ------
     FloatingPointError
-        If the density is 0 all over the box.
+        If the density is 0 all over the box, or at all proposals.
     """
     evaluations = 0
 
@@ -158,13 +159,25 @@ def sample(
         if (tail <= MAX_PARETO_K and efficiency >= MIN_EFFICIENCY) or attempt == ATTEMPTS - 1:
             break
         # So many points show corners that the pilot missed: fit the next proposal to them.
-        proposal = _refit(points, log_weight, rng, components=5 + 2 * attempt)
-    # Each chain starts at a draw of its own, resampled by weight from a small batch.
+        proposal = _renewed(proposal, points, log_weight, rng, components=5 + 2 * attempt)
+    if not np.isfinite(log_weight.max()):
+        raise FloatingPointError("the density is 0 at all proposals about its mode")
+    # Each chain starts at a draw of its own, resampled by weight from a small batch; from all proposals where none of
+    # the batch has any weight.
     batch = proposal.sample(chains * BATCH, rng)
     batch_values = counted(batch)
-    batch_weight = (batch_values - proposal.logpdf(batch)).reshape(chains, BATCH)
-    chosen = np.array([rng.choice(BATCH, p=_normalised(w)) for w in batch_weight]) + BATCH * np.arange(chains)
-    start, start_values, start_weight = batch[chosen], batch_values[chosen], batch_weight.ravel()[chosen]
+    batch_weight = batch_values - proposal.logpdf(batch)
+    starts_from = [np.arange(BATCH) + BATCH * chain for chain in range(chains)]
+    dead = [not np.isfinite(batch_weight[mine].max()) for mine in starts_from]
+    if any(dead):
+        batch, batch_values = np.concatenate([batch, points]), np.concatenate([batch_values, values])
+        batch_weight = np.concatenate([batch_weight, log_weight])
+        starts_from = [
+            np.arange(chains * BATCH, len(batch)) if gone else mine
+            for mine, gone in zip(starts_from, dead, strict=True)
+        ]
+    chosen = np.array([rng.choice(mine, p=_normalised(batch_weight[mine])) for mine in starts_from])
+    start, start_values, start_weight = batch[chosen], batch_values[chosen], batch_weight[chosen]
     index, accepted = _metropolis(log_weight.reshape(chains, count), start_weight, rng)
     kept = index[:, thinning - 1 :: thinning]
     pool = np.concatenate([points, start])
@@ -220,7 +233,7 @@ def adapt(log_density: LogDensity, proposal: Proposal, rng: np.random.Generator)
         mixture = np.logaddexp.reduce([p.logpdf(points) for p in proposals], axis=0) - math.log(len(proposals))
         if merit >= GOOD or (len(proposals) >= FEW and best[0] >= GOOD / 2):
             break
-        proposal = _refit(points, densities - mixture, rng)
+        proposal = _renewed(proposal, points, densities - mixture, rng)
     return best[2], best[1]
 
 
@@ -234,6 +247,15 @@ def _quasi(proposal: Proposal, count: int, rng: np.random.Generator) -> Array:
         u = np.clip(u, 1e-12, 1 - 1e-12)
         parts.append(component.transform(special.ndtri(u[:, :d]), special.chdtri(DEGREES, 1 - u[:, d])))
     return np.concatenate(parts)
+
+
+def _renewed(
+    proposal: Proposal, points: Array, log_weight: Array, rng: np.random.Generator, components: int = 3
+) -> Proposal:
+    """The next proposal: refitted to the points, or this one narrower where too few have any weight to tell a shape."""
+    if np.count_nonzero(np.isfinite(log_weight)) > 2 * points.shape[1]:
+        return _refit(points, log_weight, rng, components)
+    return Proposal(tuple(Component(c.weight, c.location, NARROWER * c.root) for c in proposal.components))
 
 
 def _refit(points: Array, log_weight: Array, rng: np.random.Generator, components: int = 3) -> Proposal:

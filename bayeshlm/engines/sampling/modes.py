@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 from scipy.stats import qmc
 
 from bayeshlm.arrays import Array
@@ -19,10 +21,14 @@ NEAR, NEGLIGIBLE = 0.1, 12.0  # modes nearer than this are one; lower by this in
 MAX_NEWTON, CONVERGED, MAX_STEP = 60, 3e-3, 1.5
 LENGTHS = np.array([1.0, 8.0, 4.0, 2.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001])
 ASIDE = (0.15, 0.85)  # where in the box a parameter of the highest mode is moved to, to look for others
+FEW_AXES, APPROACH = 10, 60  # axes beyond which first differences lead the way; their steps
+CLIMBING = 1000  # evaluations of all climbs at a step
+WIDENINGS = 5  # of the box, by half its width on a side
 NEAR_ENOUGH = 0.1  # gain in log density of the last step towards a mode that only has to be near
 NEWTON_STEP, WIDE_STEP = 1e-2, 0.05  # of the differences; the wide one sees the shape of a peak rather than its tip
 NEAR_SHARE, WIDE_SHARE = 0.1, 0.5  # the most they may be of a sharp peak's width
-CURVATURE = (1e-2, 1e6)  # eigenvalues of the negative Hessian are held within
+TINY, OVER_NOISE, LENGTHENINGS = 1e-9, 20.0, 8  # see `_shapes`
+CURVATURE = (1e-2, 1e12)  # eigenvalues of the negative Hessian are held within
 
 
 def find_modes(
@@ -33,10 +39,22 @@ def find_modes(
     Where no starts are `given` (n, d), a quasi-random scan of the box gives them: its best point and the best ones far
     from it. Newton steps follow, with all differences of an iteration in one batch, which is what makes them quicker
     here than a quasi-Newton search. Modes of one posterior mostly differ in which standard deviations are near 0 or
-    large, so that each parameter of the highest mode is then moved towards either end, to see where that leads.
+    large, so that each parameter of the highest mode is then moved towards either end, to see where that leads. The
+    box is widened where a climb ends at its edge.
     """
     starts = list(given) if given is not None else _scan(log_density, low, high, rng)
-    modes = _climb_all(log_density, starts, low, high, [])
+    climb = _climb_all if len(low) <= FEW_AXES else _climb_in_turn
+    modes = climb(log_density, starts[: _affordable(len(low))], low, high, [])
+    for _ in range(WIDENINGS):
+        edges = np.array([[mode <= low, mode >= high] for _, mode, _ in modes])  # (modes, 2, d)
+        if not edges.any():
+            break
+        half = (high - low) / 2
+        low, high = low - half * edges[:, 0].any(axis=0), high + half * edges[:, 1].any(axis=0)
+        at_edge = edges.any(axis=(1, 2))
+        inside = [mode for mode, edge in zip(modes, at_edge, strict=True) if not edge]
+        starts = [mode for (_, mode, _), edge in zip(modes, at_edge, strict=True) if edge]
+        modes = _climb_all(log_density, starts, low, high, inside)
     if given is None:
         best = max(modes, key=lambda m: m[0])[1]
         aside = np.repeat(best[None], 2 * len(best), axis=0)
@@ -44,8 +62,40 @@ def find_modes(
             [low + share * (high - low) for share in ASIDE]
         )
         values = log_density(aside)
-        modes = _climb_all(log_density, list(aside[np.isfinite(values)]), low, high, modes)
+        highest = np.argsort(-values)[: _affordable(len(best))]
+        modes = climb(log_density, list(aside[highest[np.isfinite(values[highest])]]), low, high, modes)
     return sorted(modes, key=lambda m: -m[0])
+
+
+def _climb_in_turn(
+    log_density: LogDensity, starts: Sequence[Array], low: Array, high: Array, modes: list[tuple[float, Array, Array]]
+) -> list[tuple[float, Array, Array]]:
+    """`_climb_all` where second differences are dear: first ones lead close to a mode, and known modes end a climb."""
+    for start in starts:
+        modes = _climb_all(log_density, [_approach(log_density, start, low, high)], low, high, modes)
+    return modes
+
+
+def _affordable(d: int) -> int:
+    """How many climbs at a time d axes allow: a climb's second differences take d^2 evaluations a step."""
+    return max(1, CLIMBING // len(_pattern(d)))
+
+
+def _approach(log_density: LogDensity, start: Array, low: Array, high: Array) -> Array:
+    """A point near a mode by first differences (L-BFGS-B): many axes make second ones far from it too dear."""
+    d = len(start)
+    steps = NEWTON_STEP * np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
+
+    def downhill(x: Array) -> tuple[float, Array]:
+        f = log_density(x + steps)
+        f = np.where(np.isfinite(f), f, f[0] - 50.0 if np.isfinite(f[0]) else -1e300)
+        return -float(f[0]), (f[d + 1 :] - f[1 : d + 1]) / (2 * NEWTON_STEP)
+
+    bounds = list(zip(low.tolist(), high.tolist(), strict=True))
+    found: Any = optimize.minimize(
+        downhill, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": APPROACH, "gtol": NEAR_ENOUGH}
+    )
+    return np.asarray(found.x)
 
 
 def _climb_all(
@@ -95,16 +145,35 @@ def _climb_all(
     if not ended:
         return modes
     tops = x[ended]
-    wide = np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvatures[ended]))
-    for _ in range(2):  # the first pass may have seen no more than the tip of a peak
-        values, _, curvatures = _derivatives(log_density, tops, wide)
-        wide = np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvatures))
+    values, curvatures = _shapes(log_density, tops, curvatures[ended])
     found = list(modes)
     for value, mode, curvature in zip(values.tolist(), tops, curvatures, strict=True):
         same = any(np.sum((root_of(c).T @ (mode - other)) ** 2) < NEAR for _, other, c in found)
         if not same and (not found or value > max(m[0] for m in found) - NEGLIGIBLE):
             found.append((value, mode, curvature))
     return found
+
+
+def _shapes(log_density: LogDensity, tops: Array, curvatures: Array) -> tuple[Array, Array]:
+    """Values (m,) and negative Hessians (m, d, d) at modes, by steps wide enough to see more than the tip or rounding.
+
+    Rounding in a density of size 1e8 looks like the sharpest of peaks to a short step. Its size is what the density
+    changes by over steps of 1e-9; steps over which it changes little more are lengthened.
+    """
+    near = tops[:, None] + TINY * np.linspace(-1, 1, 5)[:, None]
+    noise = np.ptp(log_density(near.reshape(-1, tops.shape[1])).reshape(len(tops), -1), axis=1)
+    noise = np.where(np.isfinite(noise), noise, 0.0)[:, None]
+    wide = np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvatures))
+    for _ in range(2):  # the first pass may have seen no more than the tip of a peak
+        values, _, curvatures = _derivatives(log_density, tops, wide)
+        for _ in range(LENGTHENINGS):
+            unseen = (np.abs(np.einsum("mii->mi", curvatures)) * wide**2 < OVER_NOISE * noise) & (wide < 1.0)
+            if not unseen.any():
+                break
+            wide = np.where(unseen, np.minimum(4.0 * wide, 1.0), wide)
+            values, _, curvatures = _derivatives(log_density, tops, wide)
+        wide = np.maximum(np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvatures)), np.where(noise > 0, 0.5 * wide, 0.0))
+    return values, curvatures
 
 
 def _scan(log_density: LogDensity, low: Array, high: Array, rng: np.random.Generator) -> list[Array]:

@@ -17,7 +17,8 @@ from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.crossed.products import Crossing, Order, cross, order_levels
 from bayeshlm.engines.exact.crossed.products_by_sigma import SplitCrossing
 from bayeshlm.engines.exact.density.effects import draw_given_residual
-from bayeshlm.engines.exact.density.nested import DIGITS, MOST_OF, Sweep, least_residual, pseudo_variance
+from bayeshlm.engines.exact.density.nested import DIGITS, MOST_OF, Sweep, least_residual, weighted_inverses
+from bayeshlm.engines.exact.density.protocol import in_chunks
 from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
 
@@ -82,24 +83,7 @@ class Crossed:
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
-        posterior, likelihood = np.empty(len(theta)), np.empty(len(theta))
-        for start in range(0, len(theta), self.chunk):
-            part = slice(start, start + self.chunk)
-            sigma, roots, _, log_prior = constrain(self.problem, theta[part])
-            with np.errstate(all="ignore"):  # overflow at absurd thetas ends as -inf below, which is their density
-                likelihood[part] = finite(self._log_likelihood(sigma, roots))
-                posterior[part] = finite(likelihood[part] + log_prior)
-        return posterior, likelihood
-
-    def _log_likelihood(self, sigma: Array, roots: list[Array]) -> Array:
-        try:
-            return self.sweep(sigma, roots).log_likelihood
-        except np.linalg.LinAlgError:
-            if len(sigma) == 1:
-                return np.array([-np.inf])
-        half = len(sigma) // 2  # find the thetas that fail
-        parts = (slice(None, half), slice(half, None))
-        return np.concatenate([self._log_likelihood(sigma[b], [root[:, :, b] for root in roots]) for b in parts])
+        return in_chunks(self.problem, theta, self.chunk, lambda *given: self.sweep(*given).log_likelihood)
 
     def sweep(self, sigma: Array, roots: list[Array]) -> Sweep:
         """Sweep a batch to the root. `sigma` (B,) or (B, parts), `roots` per level (k, k, B)."""
@@ -133,11 +117,9 @@ class Crossed:
         if isinstance(crossing, SplitCrossing):
             assert spread is not None  # `_units` gives it
             return crossing.entries(ratio, spread)
-        k = ratio.shape[0]
-        variance = pseudo_variance(crossing.distinct, ratio, 1.0)
-        inverse, log_determinants = linalg.inverse_and_log_determinant(variance)
-        entries = np.stack([inverse[i, j] for i in range(k) for j in range(i, k)]).reshape(-1, ratio.shape[2])
-        return crossing.constant[:, None] + crossing.products @ entries, crossing.members @ log_determinants
+        unit = np.ones(ratio.shape[2])
+        entries, log_determinant = weighted_inverses(crossing.distinct, ratio, unit, crossing.members)
+        return crossing.constant[:, None] + crossing.products @ entries.reshape(-1, len(unit)), log_determinant
 
     def bulks(self, ratios: list[Array], spread: Array | None = None) -> list[Bulk]:
         """The bulk's factorisation for each of a batch, as `kernels` takes it."""
@@ -151,7 +133,7 @@ class Crossed:
         return found
 
     def bulk(self, ratios: list[Array]) -> Bulk:
-        """Eliminate the bulk at one set of ratios, (k, k) a level. Raises LinAlgError where it cannot be factored."""
+        """Eliminate the bulk at one set of ratios, (k, k) a level; its log determinant is NaN where it has no root."""
         return self.bulks([ratio[:, :, None] for ratio in ratios])[0]
 
     def _eliminate_bulk(self, ratios: list[Array], values: Array, log_determinant: float) -> Bulk:
@@ -163,8 +145,8 @@ class Crossed:
         matrix = self.scale_bulk(ratios, flat.reshape(n, n))  # upper triangle, in C order
         matrix[np.diag_indices(n)] += 1.0
         root, failed = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
-        if failed:
-            raise np.linalg.LinAlgError("the crossed levels' matrix is not positive definite")
+        if failed:  # this theta's density is 0, as after `linalg.stacked_cholesky`
+            log_determinant = np.nan
         half = self.apply_bulk(ratios, cross_columns.reshape(n, self.width), transposed=True)
         half = blas.dtrsm(1.0, root, half, lower=1)
         kernel = mirrored(kernel.reshape(1, self.width, self.width))[0] - half.T @ half
@@ -220,7 +202,7 @@ class Crossed:
         pull = problem.precision @ problem.prior_mean
         joint[:, -1, q:-1] += pull
         joint[:, -1, -1] += problem.prior_mean @ pull
-        lower = np.linalg.cholesky(joint)  # y is the last row: its pivot is what no effect explains
+        lower = linalg.stacked_cholesky(joint)  # y is the last row: its pivot is what no effect explains
         root, half = lower[:, :-1, :-1], lower[:, -1, :-1]
         log_determinant = log_determinants + (2 * problem.rows * np.log(sigma) if split is None else 0.0)
         log_determinant += 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
@@ -228,20 +210,6 @@ class Crossed:
         log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
         lost = (quadratic < DIGITS * joint[:, -1, -1]) | (quadratic < MOST_OF * floor)
         return Root(np.where(lost, -np.inf, log_likelihood), root, half)  # as in `Marginal`: no digit of it is right
-
-    def root_log_likelihood(self, kernels: Array, log_determinants: Array, sigma: Array, roots: list[Array]) -> Array:
-        """Log likelihoods (B,) from the kernels; -inf for the thetas whose root cannot be factored."""
-        try:
-            return finite(self.eliminate_root(kernels, log_determinants, sigma, roots).log_likelihood)
-        except np.linalg.LinAlgError:
-            if len(sigma) == 1:
-                return np.array([-np.inf])
-        half = len(sigma) // 2
-        parts = [slice(None, half), slice(half, None)]
-        return np.concatenate([
-            self.root_log_likelihood(kernels[b], log_determinants[b], sigma[b], [root[:, :, b] for root in roots])
-            for b in parts
-        ])  # fmt: skip
 
     def scale_root(
         self, roots: list[Array], kernels: Array, blocks: tuple[tuple[int, int, int], ...] | None = None
@@ -338,10 +306,6 @@ class Crossed:
         effects[crossing.leaf][:] = draw_given_residual(residual, factor, roots[crossing.leaf], precision, rng)
         centred = known[self.width - 1 - p : -1].T
         return np.asarray((centred + problem.offset) @ np.linalg.inv(problem.lift).T)
-
-
-def finite(values: Array) -> Array:
-    return np.where(np.isfinite(values), values, -np.inf)
 
 
 def mirrored(upper: Array) -> Array:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from bayeshlm.arrays import Array
-from bayeshlm.engines.exact.crossed.density import Crossed, finite
+from bayeshlm.engines.exact.crossed.density import Crossed
 from bayeshlm.engines.exact.crossed.draws import BulkDraws
 from bayeshlm.engines.exact.crossed.moments import Moments, moments
 from bayeshlm.engines.exact.crossed.polynomials import Ellipsoid, interpolant
+from bayeshlm.engines.exact.density.protocol import finite
 from bayeshlm.engines.exact.hyperparameters import constrain, covariance_roots, to_score
 from bayeshlm.engines.sampling.modes import find_modes, root_of
 from bayeshlm.errors import EngineError
@@ -161,10 +162,9 @@ class Tabulated:
         if self.evaluations + len(x) > MAX_NODES:
             raise NotTabulatedError(f"more than {MAX_NODES} factorisations would be needed")
         self.evaluations += len(x)
-        try:
-            kernels, log_determinants = self.crossed.kernels(self.coordinates.ratios(x))
-        except np.linalg.LinAlgError as error:
-            raise NotTabulatedError(str(error)) from error
+        kernels, log_determinants = self.crossed.kernels(self.coordinates.ratios(x))
+        if not np.isfinite(log_determinants).all():
+            raise NotTabulatedError("the crossed levels' matrix is not positive definite")
         return np.column_stack([kernels.reshape(len(x), -1), log_determinants])
 
     def _density(self, theta: Array, rows: Array) -> Array:
@@ -173,7 +173,7 @@ class Tabulated:
         width = self.crossed.width
         with np.errstate(all="ignore"):  # absurd thetas end as -inf, which is their density
             kernels = rows[:, :-1].reshape(-1, width, width)
-            likelihood = self.crossed.root_log_likelihood(kernels, rows[:, -1], sigma, roots)
+            likelihood = finite(self.crossed.eliminate_root(kernels, rows[:, -1], sigma, roots).log_likelihood)
             return np.stack([finite(likelihood + log_prior), likelihood])
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:

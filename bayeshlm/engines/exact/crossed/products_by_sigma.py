@@ -32,7 +32,6 @@ from bayeshlm.engines.exact.crossed.products import (
     met_columns,
     sum_entries,
 )
-from bayeshlm.engines.exact.density.nested import pseudo_variance
 from bayeshlm.engines.exact.density.residuals import pivot_centred
 from bayeshlm.engines.exact.problem import Problem
 
@@ -135,7 +134,7 @@ class SplitCrossing:
         """
         tau, k, parts = sigma.T**-2, len(root), sigma.shape[1]
         lower, factor = self._scaled(tau, self.representative)
-        inverse, log_determinants = linalg.inverse_and_log_determinant(pseudo_variance(factor, root, 1.0))
+        inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
         back = np.stack(
             [linalg.solve_lower(lower, np.broadcast_to(unit, lower.shape[1:])) for unit in _units(k)], axis=1
         )

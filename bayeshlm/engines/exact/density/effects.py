@@ -34,13 +34,11 @@ def draw_by_class(
     `distinct` (k, k, classes) holds R of each class, `kind` (groups,) the class of each group.
     """
     k = root.shape[0]
-    scaled = np.einsum("iac,ajb->ijcb", distinct, root)
-    d = np.einsum("aicb,ajcb->ijcb", scaled, scaled) * precision
-    for i in range(k):
-        d[i, i] += 1.0
-    lower, inverse = linalg.cholesky(d), np.zeros_like(d)
+    scaled = linalg.times_lower(distinct, root)
+    lower = linalg.gram_cholesky(np.swapaxes(scaled, 0, 1) * np.sqrt(precision), 1.0)
+    inverse = np.zeros_like(lower)
     for j in range(k):
-        unit = np.zeros(d.shape[1:])
+        unit = np.zeros(lower.shape[1:])
         unit[j] = 1.0
         inverse[:, j] = linalg.solve_lower(lower, unit)
     spread = np.einsum("iab,jacb->ijcb", root, inverse)
@@ -79,11 +77,8 @@ def draw_given_residual(
         spread = 1.0 / (1.0 + reach**2 * precision)
         centre = spread * precision * reach * residual[0]
         return np.asarray(root[0, 0] * (centre + np.sqrt(spread) * rng.standard_normal(centre.shape)))[None]
-    scaled = np.einsum("iagb,ajb->ijgb", np.broadcast_to(factor, (k, k, *residual.shape[1:])), root)
-    d = np.einsum("aigb,ajgb->ijgb", scaled, scaled) * precision
-    for i in range(k):
-        d[i, i] += 1.0
+    scaled = linalg.times_lower(factor, root)
     pull = np.einsum("aigb,agb->igb", scaled, residual) * precision
-    lower = linalg.cholesky(d)
+    lower = linalg.gram_cholesky(np.swapaxes(scaled, 0, 1) * np.sqrt(precision), 1.0)
     v = linalg.solve_upper(lower, linalg.solve_lower(lower, pull) + rng.standard_normal(pull.shape))
     return np.asarray(np.einsum("ijb,jgb->igb", root, v))

@@ -17,6 +17,7 @@ from scipy import sparse
 from bayeshlm.arrays import Array
 from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.density.effects import draw_by_class, draw_group, unexplained
+from bayeshlm.engines.exact.density.protocol import in_chunks
 from bayeshlm.engines.exact.density.residuals import full_moments, pivot_centred, pooled
 from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
@@ -25,6 +26,7 @@ DIGITS = 1e-13  # share of the response's sum of squares that must be left for t
 MOST_OF = 0.9  # of the least residual there can be
 FEW_CLASSES = 4  # groups a class on average, from which drawing class by class pays
 FEW_COLUMNS = 3  # common effects up to which plain array arithmetic is quicker than stacked LAPACK calls
+COMPILED_FROM = 250  # classes of groups with three or more effects: a fit of a few seconds
 CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
 
 
@@ -101,7 +103,6 @@ class Marginal:
         elif problem.levels:
             self.leaf = _leaf(problem, self.pairs)
             k = len(problem.levels[-1].columns)
-            self.entries = np.triu_indices(k)
             largest = len(self.leaf.members) * k * (k + 1) // 2
             parents = self.leaf.rest.shape[2]
         else:
@@ -115,30 +116,7 @@ class Marginal:
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
-        posterior, likelihood = np.empty(len(theta)), np.empty(len(theta))
-        for start in range(0, len(theta), self.chunk):
-            part = slice(start, start + self.chunk)
-            sigma, roots, _, log_prior = constrain(self.problem, theta[part])
-            with np.errstate(all="ignore"):  # overflow at absurd thetas ends as -inf below, which is their density
-                try:
-                    log_likelihood = self.sweep(sigma, roots).log_likelihood
-                except np.linalg.LinAlgError:
-                    log_likelihood = self._one_by_one(sigma, roots)
-                total = log_likelihood + log_prior
-            posterior[part] = np.where(np.isfinite(total), total, -np.inf)
-            likelihood[part] = np.where(np.isfinite(log_likelihood), log_likelihood, -np.inf)
-        return posterior, likelihood
-
-    def _one_by_one(self, sigma: Array, roots: list[Array]) -> Array:
-        """A batch in which some factorisation failed: -inf for the failing thetas only."""
-        out = np.full(len(sigma), -np.inf)
-        for b in range(len(sigma)):
-            try:
-                one = self.sweep(sigma[b : b + 1], [root[:, :, b : b + 1] for root in roots])
-            except np.linalg.LinAlgError:
-                continue
-            out[b] = one.log_likelihood[0]
-        return out
+        return in_chunks(self.problem, theta, self.chunk, lambda *given: self.sweep(*given).log_likelihood)
 
     def sweep(self, sigma: Array, roots: list[Array], *, keep: bool = False) -> Sweep:
         """Sweep a batch to the root. `sigma` (B,) or (B, parts), `roots` per level (k, k, B)."""
@@ -184,8 +162,7 @@ class Marginal:
         leaf, problem = self.leaf, self.problem
         level = problem.levels[-1]
         k, batch = len(level.columns), len(variance)
-        inverse, log_determinants = linalg.inverse_and_log_determinant(pseudo_variance(leaf.distinct, root, variance))
-        entries = inverse[self.entries] if k > 1 else inverse[0]
+        entries, log_determinant = weighted_inverses(leaf.distinct, root, variance, leaf.members)
         sums = leaf.products @ entries.reshape(-1, batch)
         parents = leaf.rest.shape[2]
         packed = sums.reshape(parents, len(self.pairs), batch)
@@ -195,7 +172,7 @@ class Marginal:
             if a != b:
                 moments[b, a] = moments[a, b]
         free = problem.rows - k * level.groups
-        return moments, leaf.members @ log_determinants + free * np.log(variance)
+        return moments, log_determinant + free * np.log(variance)
 
     def _upper_sweep(self, level: int, moments: Array, root: Array) -> tuple[Array, Array, Upper]:
         """A level above the innermost; moments (c, c, groups, B) already count in units of the noise."""
@@ -209,7 +186,7 @@ class Marginal:
         if self.lifted[level]:
             factor = np.einsum("icgb,cj->ijgb", factor, record.lift)
         k = len(record.columns)
-        inverse, log_determinants = linalg.inverse_and_log_determinant(pseudo_variance(factor, root, 1.0))
+        inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
         for i in range(k):
             weighted = np.sum(inverse[i][:, None] * rows, axis=0) if k > 1 else inverse[0, 0] * rows[0]
             rest += rows[i][:, None] * weighted[None]
@@ -227,10 +204,11 @@ class Marginal:
             quadratic = quadratic - np.sum(linalg.solve_lower(root, score.T) ** 2, axis=0)
             log_determinant = log_determinant + 2 * sum(np.log(root[i, i]) for i in range(len(x)))
         elif x:
-            root = np.linalg.cholesky(information)
-            half = np.linalg.solve(root, score[:, :, None])[:, :, 0]
-            quadratic = quadratic - np.sum(half**2, axis=1)
-            log_determinant = log_determinant + 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+            joint = np.empty((len(whole), len(x) + 1, len(x) + 1))
+            joint[:, :-1, :-1], joint[:, -1, :-1], joint[:, -1, -1] = information, score, whole
+            pivots = np.diagonal(linalg.stacked_cholesky(joint), axis1=1, axis2=2)  # LAPACK reads the lower triangle
+            quadratic = pivots[:, -1] ** 2  # y is the last row: its pivot is what no effect explains
+            log_determinant = log_determinant + 2 * np.log(pivots[:, :-1]).sum(axis=1)
         log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
         # Standard deviations of 1e-90 and 1e-10 of their scales leave a difference of numbers of 1e170: no digit of it
         # is right, and a density of e^(1e166) would be believed.
@@ -308,20 +286,33 @@ def least_residual(problem: Problem) -> Array:
     return np.bincount(part, np.maximum(rest[-1, -1], 0.0))
 
 
-def pseudo_variance(factor: Array, root: Array, noise: Array | float) -> Array:
-    """V = noise I + (R L)(R L)', (k, k, groups, B); factor (k, k, groups[, B]), root (k, k, B)."""
-    k = root.shape[0]
-    if factor.ndim == 3:
-        factor = factor[..., None]
-    if k == 1:
-        return np.asarray(factor**2 * root[0, 0] ** 2 + noise)
-    scaled = [[sum(factor[i, a] * root[a, j] for a in range(j, k)) for j in range(k)] for i in range(k)]
-    out = np.empty((k, k, *np.broadcast_shapes(factor.shape[2:], root.shape[2:])))
-    for i in range(k):
-        for j in range(i + 1):
-            out[i, j] = out[j, i] = sum(scaled[i][a] * scaled[j][a] for a in range(k))
-        out[i, i] += noise
-    return out
+def weighted_inverses(factor: Array, root: Array, noise: Array, members: Array) -> tuple[Array, Array]:
+    """V^-1 of V = noise I + (R L)(R L)' for classes of groups, and its log determinants summed over groups.
+
+    Parameters
+    ----------
+    factor : (k, k, classes)
+        R.
+    root : (k, k, B)
+        L.
+    noise : (B,)
+    members : (classes,)
+        Groups in each class.
+
+    Returns
+    -------
+    inverse : (k (k + 1) / 2, classes, B)
+        Upper triangle, row by row.
+    log_determinant : (B,)
+    """
+    if len(factor) > 2 and len(members) >= COMPILED_FROM:
+        from bayeshlm.engines.exact.density.compiled import gram_inverses
+
+        found = gram_inverses(factor, root, noise, members)
+        if found is not None:
+            return found
+    inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), noise)
+    return inverse[np.triu_indices(len(factor))], members @ log_determinants
 
 
 def columns_first(problem: Problem) -> tuple[Array, Array, Array]:

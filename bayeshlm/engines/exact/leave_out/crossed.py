@@ -33,7 +33,7 @@ from bayeshlm.engines.exact.crossed.density import Crossed, mirrored
 from bayeshlm.engines.exact.crossed.products import count_products, level_codes, level_widths, met_columns, order_levels
 from bayeshlm.engines.exact.crossed.products_by_sigma import evaluation_seconds
 from bayeshlm.engines.exact.density.bind import BYTES_PER_PRODUCT, MAX_BYTES
-from bayeshlm.engines.exact.density.nested import Marginal, Sweep, pseudo_variance
+from bayeshlm.engines.exact.density.nested import Marginal, Sweep
 from bayeshlm.engines.exact.density.residuals import pivot_centred
 from bayeshlm.engines.exact.leave_out.nested import SINGULAR, constants, without_group
 from bayeshlm.engines.exact.problem import Problem
@@ -147,14 +147,7 @@ def _log_likelihood(problem: Problem, sigma: Array, roots: list[Array]) -> Array
 
 def _told(density: Marginal | Crossed, sigma: Array, roots: list[Array]) -> Array:
     with np.errstate(all="ignore"):  # a singular precision ends as NaN, which says so
-        try:
-            sweep = density.sweep(sigma, roots)
-        except np.linalg.LinAlgError:
-            if len(sigma) == 1:
-                return np.array([np.nan])
-            half = len(sigma) // 2
-            parts = (slice(None, half), slice(half, None))
-            return np.concatenate([_told(density, sigma[b], [root[:, :, b] for root in roots]) for b in parts])
+        sweep = density.sweep(sigma, roots)
         return np.where(_singular(sweep), np.nan, sweep.log_likelihood)
 
 
@@ -185,16 +178,11 @@ def _updated(
         b = slice(start, start + step)
         mine = [root[:, :, b] for root in roots]
         noise = constant[:, None] - rows * np.log(sigma[b])
-        try:
+        with np.errstate(all="ignore"):  # what has no root ends as NaN, and is not sure
             known = _posterior(whole, sigma[b], mine)
-        except np.linalg.LinAlgError:
-            continue
-        for group, part in enumerate(parts):
-            try:
+            for group, part in enumerate(parts):
                 found, sure[group, b] = _leave_out(whole, part, *known, sigma[b], mine)
-            except np.linalg.LinAlgError:
-                continue
-            out[group, b] = noise[group] + found
+                out[group, b] = noise[group] + found
     return out, sure
 
 
@@ -278,14 +266,14 @@ def _leave_out(
 ) -> tuple[Array, NDArray[np.bool_]]:
     """(log predictive density but for what does not depend on effects, whether it has its digits), (B,)."""
     order, alone = part.order, part.alone
-    variance = pseudo_variance(part.factor, roots[whole.crossing.leaf] / sigma, 1.0)[:, :, 0]
-    inverse, log_determinant = linalg.inverse_and_log_determinant(variance)
+    scaled = linalg.times_lower(part.factor, roots[whole.crossing.leaf] / sigma)[:, :, 0]
+    inverse, log_determinant = linalg.gram_inverse(scaled, 1.0)
     kernels = part.rest + np.einsum("it,ijb,ju->btu", part.rows, inverse, part.rows, optimize=True)
     joint = whole.scale_root(roots, kernels / sigma[:, None, None] ** 2, part.blocks)[:, order[:, None], order]
     if alone:
         own = joint[:, :alone, :alone]
         own[:, range(alone), range(alone)] += 1.0
-        root = np.linalg.cholesky(own)
+        root = linalg.stacked_cholesky(own)
         half = np.linalg.solve(root, joint[:, :alone, alone:])
         log_determinant = log_determinant + 2 * np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         joint = joint[:, alone:, alone:] - np.swapaxes(half, 1, 2) @ half
@@ -293,11 +281,12 @@ def _leave_out(
     off = (joint @ known[:, :, None])[:, :, 0]  # -r, and in its last entry what it takes to f
     misfit = np.einsum("bi,bi->b", known, off)
     if not len(part.shared):
-        return -0.5 * (log_determinant + misfit), np.ones(len(sigma), dtype=bool)
-    root = np.linalg.cholesky(covariance[:, part.shared[:, None], part.shared])
+        value = -0.5 * (log_determinant + misfit)
+        return value, np.isfinite(value)
+    root = linalg.stacked_cholesky(covariance[:, part.shared[:, None], part.shared])
     left = np.eye(root.shape[1]) - np.swapaxes(root, 1, 2) @ joint[:, :-1, :-1] @ root
     pulled = (np.swapaxes(root, 1, 2) @ off[:, :-1, None])[:, :, 0]
-    root = np.linalg.cholesky(left)
+    root = linalg.stacked_cholesky(left)
     pivots = np.diagonal(root, axis1=1, axis2=2)
     quadratic = misfit + np.sum(np.linalg.solve(root, pulled[:, :, None]) ** 2, axis=(1, 2))
     value = 0.5 * (2 * np.log(pivots).sum(axis=1) - log_determinant - quadratic)

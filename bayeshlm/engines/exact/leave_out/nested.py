@@ -154,10 +154,7 @@ def _eliminate(problem: Problem, level: int, rows: Array, rest: Array, root: Arr
     record = problem.levels[level]
     k = len(record.columns)
     factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.lift)
-    scaled = np.einsum("iagb,ajb->ijgb", factor, root)
-    variance = np.einsum("iagb,jagb->ijgb", scaled, scaled)
-    variance[range(k), range(k)] += 1.0
-    inverse, log_determinant = linalg.inverse_and_log_determinant(variance)
+    inverse, log_determinant = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
     for i in range(k):
         rest += rows[i][:, None] * np.sum(inverse[i][:, None] * rows, axis=0)[None]
     return rest, np.broadcast_to(log_determinant.reshape(log_determinant.shape[-2:]), rows.shape[2:])
