@@ -77,7 +77,8 @@ def conflicts(posterior: xr.DataTree, statistics: Statistics) -> tuple[Conflict,
     a score has variance 1 - E v among the data that the prior predicts (v the posterior variance, by the law of total
     variance), so that m / sqrt(1 - v) says how far out these data are; under Gaussian priors and likelihoods it is
     Evans and Moshonov's measure itself. Small values of a standard deviation whose prior is densest at 0 contradict
-    nothing. The tail that counts as a conflict is 0.5 % divided by the number of parameters.
+    nothing. The tail that counts as a conflict is 0.5 % divided by the number of parameters. A prior so narrow that the
+    data cannot move it is not seen here, since the draws do not tell what the data alone say: `sensitivity` is.
     """
     model = model_of(posterior)
     found = []
@@ -117,8 +118,8 @@ def _place(prior: Prior, draws: Array) -> tuple[float, float]:
     if not np.isfinite(scores).all():
         scores = np.clip(np.nan_to_num(scores, posinf=38.0, neginf=-38.0), -38.0, 38.0)  # beyond the floats' tails
     mean, variance = float(scores.mean()), float(scores.var())
-    noise = (1.0 + 3.0 * math.sqrt(2.0)) / math.sqrt(len(scores))  # of the variance; where it is 1, nothing was learnt
-    score = mean / math.sqrt(max(1.0 - variance, noise))
+    noise = 2 * math.sqrt(2 / len(scores))  # two standard errors of the variance: where it is 1, nothing was learnt
+    score = mean / math.sqrt(max(1.0 - variance, 0.0) + noise)
     tail = 0.5 * math.erfc(score / math.sqrt(2)) if one_sided else math.erfc(abs(score) / math.sqrt(2))
     return score, tail
 
