@@ -115,7 +115,7 @@ def hindsight(comparison: Comparison, truth: xr.DataArray) -> str:
     lost = 1 - chosen / float(truth.max())
     p = comparison.table.loc[best, "p_best"]
     return (
-        f"Method {best} is truly the best one; it was given a probability of {tables.percent(float(p))}. "
+        f"Method {best} is truly the best one; it was given a probability of {comparison.probability(float(p))}. "
         f"Choosing {comparison.leading} instead costs {100 * lost:.2g} % of the score."
     )
 

@@ -19,10 +19,11 @@ from bayeshlm.data.frames.new_rows import NewRows, bind_rows
 from bayeshlm.data.layout import residual_column
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError
+from bayeshlm.posterior.columns import column_at
 from bayeshlm.posterior.draws import common_draws, dataset, flat
 from bayeshlm.posterior.predict import CHUNK, row_effects, row_predictor
 from bayeshlm.posterior.question import Question
-from bayeshlm.posterior.values import GroupValues, Slope, column_at, compared_labels, held_at, told, values_of
+from bayeshlm.posterior.values import GroupValues, Slope, compared_labels, held_at, told, values_of
 from bayeshlm.simulation import responses
 
 if TYPE_CHECKING:

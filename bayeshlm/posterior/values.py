@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeshlm.arrays import Array
-from bayeshlm.data.layout import Block, Column, Layout, Level
+from bayeshlm.data.layout import Block, Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError, listed
+from bayeshlm.posterior.columns import column_means, slope_weights, weights_at
 from bayeshlm.posterior.curve import curve_points
 from bayeshlm.posterior.draws import Lookup, common_of, flat, statistics_of
 from bayeshlm.posterior.question import (
@@ -28,14 +29,10 @@ from bayeshlm.posterior.question import (
     interact,
     kind_of,
     resolve,
-    value_at,
 )
-from bayeshlm.spec.expressions import Node
 
 if TYPE_CHECKING:
     import xarray as xr
-
-STRAIGHT = 1e-9  # of an expression's width, by which its middle is off the line
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +137,12 @@ def values_of(
     if question.subgroup is not None:
         return _effects(statistics, question, draws, held, points, reference)
     labels, first = compared_labels(statistics, question, points, reference)
-    weights = np.stack([_weights(statistics, {**held, str(question.column): label}) for label in labels], axis=1)
+    weights = np.stack([weights_at(statistics, {**held, str(question.column): label}) for label in labels], axis=1)
     common = common_of(draws, statistics.layout)
     total = common @ weights
     slope = None
     if question.kind == "number":
-        unit, one_more, straight = _slope(statistics, question, labels, held)
+        unit, one_more, straight = slope_weights(statistics, question, labels, held)
         slope = Slope(unit, common @ one_more, straight)
     return GroupValues(
         question, labels, total - total[:, [first]], f"{question.column} {labels[first]}{told(held)}",
@@ -165,12 +162,6 @@ def compared_labels(
 def at_least_two(question: Question, labels: Sequence[Any]) -> None:
     if len(labels) < 2:
         raise DataError(f"{question.column!r} has one value only ({listed(labels)}): there is nothing to compare.")
-
-
-def column_means(statistics: Statistics) -> Array:
-    """Means of the design columns over rows (precision weighted), the constant first."""
-    _, mean, _ = statistics.total()
-    return np.concatenate([[1.0], (mean + statistics.shift)[:-1]])
 
 
 def _level_values(draws: Lookup, statistics: Statistics, question: Question) -> GroupValues:
@@ -273,7 +264,7 @@ def check_question(statistics: Statistics, question: Question, reference: Any = 
     if question.level is None:
         places = {} if question.subgroup is None else {question.subgroup: _labels(statistics, question.subgroup)[0]}
         for label in labels:
-            _weights(statistics, {**places, str(question.column): label})
+            weights_at(statistics, {**places, str(question.column): label})
 
 
 def _labels(statistics: Statistics, column: str) -> list[Any]:
@@ -333,87 +324,6 @@ def told(held: Mapping[str, Any]) -> str:
     return f" at {', '.join(f'{name} {value}' for name, value in held.items())}" if held else ""
 
 
-def _weights(statistics: Statistics, assigned: Mapping[str, Any]) -> Array:
-    """(common effects,): the common columns with some columns of the data set, all others at their means."""
-    layout, means = statistics.layout, column_means(statistics)
-    return np.array([column_at(layout, layout.columns[k], assigned, means.tolist()) for k in layout.common_columns])
-
-
-def column_at(layout: Layout, column: Column, assigned: Mapping[str, Any], values: Sequence[Any]) -> Any:
-    """A design column with some columns of the data set, from `values` of all design columns: means, or rows."""
-    factor, nodes, removed = 1.0, [], set()
-    for node in column.numeric:
-        names = set(node.columns())
-        if not names & assigned.keys():
-            nodes.append(node)
-            continue
-        if not names <= assigned.keys():
-            other = listed(sorted(names - assigned.keys()))
-            raise DataError(f"{column.label!r} mixes {listed(sorted(names & assigned.keys()))} with {other}: hold "
-                            f"{other} with at=, since its mean alone does not give that of the product.")  # fmt: skip
-        value = value_at(layout, node, {name: float(assigned[name]) for name in names})
-        if not math.isfinite(value):
-            raise DataError(
-                f"{column.label!r} is not finite at {', '.join(f'{n}={assigned[n]}' for n in sorted(names))}."
-            )
-        factor *= value
-    rest = []
-    for name, category in column.indicators:
-        if name in assigned:
-            removed.add(name)
-            factor *= float(str(category) == str(assigned[name]))
-        else:
-            rest.append((name, category))
-    return factor * _rest(layout, column, frozenset(nodes), frozenset(rest), removed, values) if factor else 0.0
-
-
-def _rest(
-    layout: Layout, column: Column, nodes: frozenset[Node], flags: frozenset[Any], removed: set[str],
-    values: Sequence[Any],
-) -> Any:  # fmt: skip
-    """A design column without what was set in it."""
-    for k, other in enumerate(layout.columns):
-        if other.key == (nodes, flags):
-            return values[k]
-    # Not a column of its own: then all categories of what was set occur (R's rule), and their columns add up to it.
-    parts = [
-        k for k, other in enumerate(layout.columns)
-        if frozenset(other.numeric) == nodes
-        and frozenset(pair for pair in other.indicators if pair[0] not in removed) == flags
-        and {name for name, _ in other.indicators} == removed | {name for name, _ in flags}
-    ]  # fmt: skip
-    if removed and len(parts) == math.prod(len(layout.categories[name]) for name in removed):
-        return sum(values[k] for k in parts)
-    names = sorted({n for node in nodes for n in node.columns()} | {name for name, _ in flags})
-    raise DataError(
-        f"{column.label!r} is a product with {listed(names)}, whose mean is not known: add {listed(names)} to the "
-        f"formula as a term of its own, or hold it with at=."
-    )
-
-
-def _slope(
-    statistics: Statistics, question: Question, points: list[Any], held: Mapping[str, Any]
-) -> tuple[str, Array, bool]:
-    """(unit, (common effects,) weights of one more unit, whether the curve is straight in that unit).
-
-    Of one expression of the column that is its coefficient, with interactions at the means of the other columns; of
-    several (a polynomial) the mean slope from the first point of the curve to the last.
-    """
-    layout, column = statistics.layout, str(question.column)
-    nodes = {node for k in layout.common_columns for node in layout.columns[k].numeric if column in set(node.columns())}
-    low, high = float(points[0]), float(points[-1])
-    difference = _weights(statistics, {**held, column: high}) - _weights(statistics, {**held, column: low})
-    node = next(iter(nodes))
-    if len(nodes) > 1 or set(node.columns()) != {column}:
-        return column, difference / (high - low), False
-    start, middle, end = (value_at(layout, node, {column: x}) for x in (low, (low + high) / 2, high))
-    width = end - start
-    if abs(middle - (start + end) / 2) <= STRAIGHT * abs(width):  # center(x), x / 10: one more of x itself
-        return column, difference / (high - low), True
-    names = [f.name for term in statistics.model.terms.common for f in term.factors if f.node == node]
-    return names[0], difference / width, True
-
-
 def _effects(
     statistics: Statistics, question: Question, draws: Lookup, held: dict[str, Any], points: list[Any] | None,
     reference: Any,
@@ -427,7 +337,7 @@ def _effects(
     common = common_of(draws, statistics.layout)
     if question.kind == "number":
         values = _labels(statistics, column)
-        slopes = [_slope(statistics, question, values, {**held, subgroup: place}) for place in places]
+        slopes = [slope_weights(statistics, question, values, {**held, subgroup: place}) for place in places]
         weights = np.stack([weight for _, weight, _ in slopes], axis=1)
         unit, _, straight = slopes[0]
         bent = "" if straight else f" (mean slope from {values[0]} to {values[-1]})"
@@ -443,7 +353,7 @@ def _effects(
     for k, arm in enumerate(others):
         for place in places:
             setting = {**held, subgroup: place}
-            difference = _weights(statistics, {**setting, column: arm}) - _weights(
+            difference = weights_at(statistics, {**setting, column: arm}) - weights_at(
                 statistics, {**setting, column: arms[first]}
             )
             weights_of.append(difference)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.posterior.comparison import Comparison, said, spelled
+from bayeshlm.posterior.comparison import Comparison
 from bayeshlm.posterior.draws import common_draws, model_of
 from bayeshlm.posterior.naive import NaiveComparison
 from bayeshlm.posterior.values import group_values, of_groups
+from bayeshlm.posterior.wording import said, spelled
 from bayeshlm.report.plots import Forest
 from bayeshlm.report.svg import shortened
 

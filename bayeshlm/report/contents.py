@@ -17,14 +17,15 @@ from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.errors import DataError
 from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
-from bayeshlm.posterior.comparison import Comparison, said, spelled
+from bayeshlm.posterior.comparison import Comparison
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
 from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of, told_by_prior
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
 from bayeshlm.posterior.question import Question, assigned_level, resolve, treatment
 from bayeshlm.posterior.shares import residual_note
-from bayeshlm.posterior.summarize import summarize
+from bayeshlm.posterior.summarize import derived, summarize
 from bayeshlm.posterior.values import check_question
+from bayeshlm.posterior.wording import percent, probability, said, spelled
 from bayeshlm.report import comparing, description, plots
 from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
@@ -118,7 +119,7 @@ def collect(
     naive = beside(posterior, comparison) if comparison is not None and row_analysis(model) else None
     summary = _summary(posterior)
     check = check_group_means(posterior, random_seed=0) if numbers else None
-    components, ratios, shares = _variance(summary)
+    components, ratios, shares = _variance(posterior, summary)
     panels, beyond = _panels(posterior, summary) if numbers else ((), 0)
     drops, levels = description.data_table(posterior, statistics)
     name = model.terms.response.name
@@ -205,7 +206,7 @@ def _groups(comparison: Comparison) -> Table:
         (
             said(label), number(row[comparison.effect]), interval(row["lower"], row["upper"]),
             *(comparison.probability(row[name], short=True) for name in names),
-            *(number(row[name], 3) for name in last),
+            *(percent(row[name]) if name == "probability" else number(row[name], 3) for name in last),
         )
         for label, row in zip(shown.index, shown.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -333,7 +334,7 @@ def _contrasts(comparison: Comparison) -> Plate:
     return Plate(Markup(plots.forest(rows, alt=alt, key="contrasts")), caption, f"{comparison.by}, pair by pair")
 
 
-def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
+def _variance(posterior: xr.DataTree, summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
     rows, ratios, shares = [], [], []
     for row in summary[summary["kind"].isin(["variance component", "shape"])].to_dict("records"):
         name = parameter_name(row)
@@ -347,10 +348,11 @@ def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, flo
     for row in summary[summary["kind"] == "derived"].to_dict("records"):
         name = f"{row['label']} (ICC)" if row["variable"] == "ICC" else f"R\N{SUPERSCRIPT TWO}, {row['label']}"
         ratios.append((name, number(row["median"], 3), interval(row["lower"], row["upper"], 3)))
-        if row["variable"] == "ICC":
-            shares.append((str(row["label"]), float(row["mean"])))
-    if ratios:
-        shares.append(("within groups", 1 - sum(share for _, share in shares)))
+    # Medians, as in the table; what is left is a quantity of its own, whose median is not 1 less the others.
+    levels = [(str(label), draws) for name, label, draws in derived(posterior) if name == "ICC"]
+    if levels:
+        shares = [(label, float(np.median(draws))) for label, draws in levels]
+        shares.append(("within groups", float(np.median(1 - np.sum([draws for _, draws in levels], axis=0)))))
     headers = ("component", "posterior median", f"{PROB:.0%} interval", "effective draws", "R-hat")
     known = shares if len(shares) > 1 and all(math.isfinite(share) for _, share in shares) else []
     return Table(headers, tuple(rows)), Table(("", "median", f"{PROB:.0%} interval"), tuple(ratios)), tuple(known)
@@ -371,7 +373,7 @@ def _check(check: GroupMeanCheck, response: str, log: bool) -> Plate:
 
 
 def _check_verdict(check: GroupMeanCheck) -> str:
-    figures = ", ".join(f"{name} {number(p, 2)}" for name, p in check.p_values.items())
+    figures = ", ".join(f"{name} {probability(p, check.replicates)}" for name, p in check.p_values.items())
     shares = f"Share of replicated studies with a larger value than observed: {figures}."
     if not check.surprises:
         return f"The model makes groups like the observed ones. {shares}"

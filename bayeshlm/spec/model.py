@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
-from bayeshlm.errors import FormulaError, PriorError, listed
+from bayeshlm.errors import FormulaError, PriorError, did_you_mean, listed
 from bayeshlm.spec.families import Family, get_family
 from bayeshlm.spec.formula import parse_formula
 from bayeshlm.spec.priors import (
@@ -216,7 +216,8 @@ class Model:
         for name, prior in given.items():
             parameter = self.parameter(name)
             if parameter is None:
-                problems.append(f"{name!r} is not a parameter of this model")
+                near = did_you_mean(name, self.possible_parameters).strip()
+                problems.append(f"{name!r} is not a parameter of this model{f' ({near})' if near else ''}")
             elif not isinstance(prior, Prior):
                 problems.append(f"{name!r} has {prior!r}, which is not a prior such as bayeshlm.Normal(0, 1)")
             elif problem := _unsuitable(parameter, self.possible_parameters[parameter], prior):

@@ -39,7 +39,9 @@ def test_hindsight_counts_the_cost_of_a_wrong_choice(effects, sentence) -> None:
     table = pd.DataFrame(
         {"multiplier": [1.0, 1.1, 0.9], "p_best": [0.2, 0.8, 0.0]}, index=pd.Index([0, 1, 2], name="method")
     )
-    found = types.SimpleNamespace(leading=1, table=table)  # all of a Comparison that hindsight reads
+    found = types.SimpleNamespace(
+        leading=1, table=table, probability=lambda p: f"{p:.0%}"
+    )  # all of a Comparison that hindsight reads
     truth = xr.Dataset({"1|method": ("method", effects)}, coords={"method": [0, 1, 2]})
     assert showcase.hindsight(found, showcase.multipliers(truth)).endswith(sentence)
 

@@ -247,3 +247,12 @@ def test_reused_labels_are_named():
     with pytest.warns(BayeshlmWarning, match=r"'seat' 0 being the same one.*write \(1 \| school/seat\)"):
         posterior = bh.fit(model, data, engine="exact", random_seed=1)
     assert "crossed" in posterior.attrs["engine_reason"]
+
+
+@pytest.mark.parametrize("bad", [np.inf, -1.0])
+def test_names_with_braces_are_named(bad):
+    """A message is no template: what a user calls a column stands in it as it is."""
+    d = table().assign(**{"{y}": lambda f: np.exp(f.y)})
+    d.loc[2, "{y}"] = bad
+    with pytest.raises(DataError, match=r"'\{y\}' is .* 1 rows \(the first at positions 2"):
+        bh.compress(bh.Model("`{y}` ~ x + (1 | school)", family="lognormal"), d)

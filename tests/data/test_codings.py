@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import bayeshlm as bh
@@ -250,16 +251,22 @@ def test_a_date_is_no_category_unless_asked_for(store: str, values: Any, tmp_pat
     assert len(bh.compress(bh.Model("y ~ arm + (1 | day)"), data).members[0]) == 30
 
 
-@pytest.mark.parametrize("store", ["pandas", "PyArrow", "CSV", "CSV with index"])
+@pytest.mark.parametrize("store", ["pandas", "PyArrow", "Parquet", "CSV", "CSV with index"])
 def test_one_name_for_two_columns(store: str, tmp_path: Path) -> None:
     frame = study(12, CODINGS["text"])
     twice = pd.concat([frame, frame[["age"]] + 1], axis=1)
-    data = stored(twice, store, tmp_path) if store != "PyArrow" else pa.Table.from_arrays(
-        [pa.array(twice.iloc[:, k]) for k in range(twice.shape[1])], names=list(twice.columns))  # fmt: skip
+    table = pa.Table.from_arrays([pa.array(twice.iloc[:, k]) for k in range(twice.shape[1])], names=list(twice.columns))
+    data: Any = table
+    if store == "Parquet":
+        nested = pa.array([{"age": 1, "age_1": 2}] * len(frame))  # a name inside a column is none of the columns'
+        pq.write_table(table.append_column("inside", nested), tmp_path / "twice.parquet")
+        data = tmp_path / "twice.parquet"
+    elif store != "PyArrow":
+        data = stored(twice, store, tmp_path)
     with pytest.raises(DataError, match=r"olumn 'age' is .*more than once\. Rename or drop"):
         bh.compress(MODEL, data)
-    honest = stored(frame.assign(age_1=1.0), store, tmp_path)  # a name that DuckDB would give to the second 'age'
-    assert bh.compress(MODEL, honest).rows == 96
+    plain = frame.assign(age_1=1.0, inside=[{"age": 1, "age_1": 2}] * len(frame))  # DuckDB's name for a second 'age'
+    assert bh.compress(MODEL, stored(plain, store, tmp_path)).rows == 96
 
 
 def test_spellings_of_other_places_are_answered() -> None:
@@ -272,6 +279,14 @@ def test_spellings_of_other_places_are_answered() -> None:
         with pytest.raises(DataError, match=rf"{column!r} has decimal commas \('\d+,\d'\)\. .*decimal=','"):
             bh.compress(bh.Model(formula), frame.assign(**{column: comma}))
     assert bh.compress(bh.Model("y ~ C(age)"), frame.assign(age=comma)).rows == 96
+    text = frame.assign(age=frame["age"].astype(str))  # a CSV file of the same rows has numbers
+    with pytest.raises(DataError, match=r"Column 'age' holds numbers as text .*astype\(float\), or write C\(age\)"):
+        bh.compress(MODEL, text)
+    assert bh.compress(bh.Model("y ~ C(age)"), text).rows == 96
+    whole = frame.assign(age=np.where(frame["age"] > 50, "1", "2"))  # labels, as far as anybody can tell
+    assert bh.compress(bh.Model("y ~ age"), whole).layout.categories["age"] == ("1", "2")
+    halves = frame.assign(age=pd.Categorical(np.where(frame["age"] > 50, 0.5, 1.5)))  # categories by their type
+    assert bh.compress(bh.Model("y ~ age"), halves).layout.categories["age"] == ("0.5", "1.5")
     words = frame.assign(y=np.where(frame["y"] > 10, "yes", "no"))
     with pytest.raises(DataError, match=r"data\['y'\] == 'yes'\) for family='bernoulli'"):
         bh.compress(MODEL, words)

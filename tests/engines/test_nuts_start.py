@@ -47,7 +47,7 @@ def plots(seed: int, rows: int = 200) -> pd.DataFrame:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_row_a_group_and_a_wide_covariate(seed: int) -> None:
     """Of these five, four had not converged and one had panicked."""
-    tree = bh.fit(PLOTS, plots(seed), draws=500, random_seed=seed, progress=False)
+    tree = bh.fit(PLOTS, plots(seed), engine="nuts", draws=500, random_seed=seed, progress=False)
     found = bh.diagnose(tree)
     assert found.max_rhat < 1.03
     assert found.divergences == 0
@@ -66,13 +66,12 @@ def test_published_answer_and_the_same_model_in_other_units() -> None:
         priors={"Intercept": bh.Normal(0, 500), "YEAR": bh.Normal(0, 50), "cHEIGHT": bh.Normal(0, 50),
                 "1|INDEX_sigma": bh.HalfNormal(5)},
     )  # fmt: skip
-    first = bh.fit(model, ticks, random_seed=1, progress=False)
+    first = bh.fit(model, ticks, engine="nuts", random_seed=1, progress=False)
     draws = {name: values.T for name, values in grouse_draws(first).items()}
     for name, published in GROUSE.items():  # a mode, and near the mean of a posterior this close to Gaussian
         assert abs(draws[name].mean() - published) < 0.5 * draws[name].std(), name
-    again = bh.fit(
-        model, ticks.assign(cHEIGHT=(ticks["cHEIGHT"] / 50) + 10.0), random_seed=2, progress=False
-    )  # fmt: skip
+    shifted = ticks.assign(cHEIGHT=(ticks["cHEIGHT"] / 50) + 10.0)
+    again = bh.fit(model, shifted, engine="nuts", random_seed=2, progress=False)
     assert again.attrs["compiled_before"] == 1
     other = {name: values.T for name, values in grouse_draws(again).items()}
     other["Intercept"] = other["Intercept"] + 10.0 * other["cHEIGHT"]
@@ -149,7 +148,7 @@ def test_a_panic_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(nuts, "find_start", nowhere)
     with pytest.raises(EngineError, match="NUTS could not sample this model"):
-        bh.fit(PLOTS, plots(0), draws=500, random_seed=1, progress=False)
+        bh.fit(PLOTS, plots(0), engine="nuts", draws=500, random_seed=1, progress=False)
 
 
 def test_a_density_without_finite_values_is_an_engine_error() -> None:

@@ -7,14 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from bayeshlm.posterior.wording import probability
+from bayeshlm.posterior.wording import probability, share
 from tests.posterior.test_decision import of_arms
 
 
 @pytest.mark.parametrize(
     ("p", "effective", "text", "short"),
     [
-        (0.48712, 4000, "48.7 %", "48.7 %"),
+        (0.48712, 4000, "49 %", "49 %"),
+        (0.48712, 400_000, "48.7 %", "48.7 %"),
+        (0.9871, 4000, "98.7 %", "98.7 %"),
+        (0.71, 400, "71 %", "71 %"),
+        (0.71, 40, "70 %", "70 %"),
+        (0.95, 40, "95 %", "95 %"),
         (0.999, 4000, "99.9 %", "99.9 %"),
         (0.99975, 4000, "above 99.9 %", ">99.9 %"),
         (1.0, 4000, "above 99.9 %", ">99.9 %"),
@@ -39,7 +44,26 @@ def test_what_draws_cannot_show_is_never_said(effective: float) -> None:
         text = probability(float(p), effective)
         assert text not in ("0 %", "100 %", "0.0 %", "100.0 %")
         number = float(text.split()[-2])
-        assert abs(number - 100 * p) <= max(100 / effective, 10.0 ** -(text.count(".")) / 2) + 1 + 1e-9
+        if text.startswith("below"):
+            assert 100 * p < number
+            assert number >= min(100 / effective, 50) - 1e-9
+        elif text.startswith("above"):
+            assert 100 * p > number
+            assert 100 - number >= min(100 / effective, 50) - 1e-9
+        else:
+            error = 100 * np.sqrt(p * (1 - p) / effective)
+            last = 0.1 if "." in text else 1.0 if number % 10 else 10.0
+            assert abs(number - 100 * p) <= last / 2 + 1e-9
+            assert last >= min(error / np.sqrt(10), 10 if 10 <= 100 * p <= 90 else 1) - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("p", "effective", "text"),
+    [(0.48712, 4000, "0.49"), (0.71, 400, "0.71"), (0.71, 40, "0.7"), (1.0, 40, "above 0.97"), (0.0, 100, "below 0.01"),
+     (1.0, 4000, "above 0.999"), (0.987, 4000, "0.987"), (math.nan, 100, "-")],
+)  # fmt: skip
+def test_the_same_as_a_number(p: float, effective: float, text: str) -> None:
+    assert share(p, effective) == text
 
 
 def test_a_verdict_of_few_draws_has_few_digits() -> None:
@@ -53,3 +77,4 @@ def test_a_verdict_of_few_draws_has_few_digits() -> None:
     assert found.effective <= 40
     assert "99" not in found.verdict().split("against")[0]
     assert "best (largest) with probability above 9" in found.verdict()
+    assert ">0.9" in found.to_text()

@@ -241,7 +241,7 @@ def sampled(function: object, *arguments: object, **options: object) -> object:
     """A study by NUTS; an unconverged fit counts as any other, and its warning is none of the test's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BayeshlmWarning)
-        return function(*arguments, **{"n_jobs": 1, "progress": False, "draws": 60, **options})
+        return function(*arguments, **{"engine": "nuts", "n_jobs": 1, "progress": False, "draws": 60, **options})
 
 
 @pytest.fixture

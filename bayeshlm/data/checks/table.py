@@ -9,7 +9,7 @@ import narwhals as nw
 import numpy as np
 
 from bayeshlm.data.checks.arms import contaminated, one_group_an_arm
-from bayeshlm.data.checks.support import response_tests
+from bayeshlm.data.checks.support import Tests, response_tests
 from bayeshlm.data.cross_products import aliased
 from bayeshlm.data.frames.reading import aggregate, collect
 from bayeshlm.data.frames.rows import Rows
@@ -28,36 +28,32 @@ def check_rows(model: Model, rows: Rows) -> None:
     DataError
         One message with every problem found.
     """
-    raw = {name: rows.number(name) for name in model.columns if _is_number(rows, name)}
-    infinite = aggregate(rows.frame, {f"i{k}": _count(_not_finite(e)) for k, e in enumerate(raw.values())})
-    problems = [
-        f"{name!r} is infinite in {int(count)} rows{_first(rows, _not_finite(raw[name]))}"
-        for name, count in zip(raw, infinite.values(), strict=True)
-        if count
-    ]
-    if problems:
-        raise DataError("; ".join(problems) + ". Correct or remove these rows.")
-
+    infinite: Tests = {
+        f"i{k}": (_not_finite(rows.number(name)), f"{name!r} is infinite in")
+        for k, name in enumerate(name for name in model.columns if _is_number(rows, name))
+    }
     tests = response_tests(model, rows)
-    for name in (model.weights, model.se):
-        if name:
-            tests[name] = (
-                ~(rows.number(name) > 0),
-                f"{name!r} (weights or standard errors) is not positive: {{}} rows{{}}",
-            )
+    for name in filter(None, (model.weights, model.se)):
+        text = f"{name!r} (weights or standard errors) is not positive:"
+        tests[f"positive {name}"] = (~(rows.number(name) > 0), text)
     for column in rows.layout.columns[1:]:
         if column.numeric:
-            bad = _not_finite(rows.column(column))
-            tests[f"t{column.label}"] = (bad, f"term {column.label!r} is not finite: {{}} rows{{}}")
-    aliases = {f"t{k}": _count(test) for k, (test, _) in enumerate(tests.values())}
-    counts = aggregate(rows.frame, aliases)
-    problems = [
-        text.format(int(count), _first(rows, test))
-        for (test, text), count in zip(tests.values(), counts.values(), strict=True)
-        if count
-    ]
-    if problems:
-        raise DataError("; ".join(problems) + ". Correct or remove these rows, or choose another family.")
+            text = f"term {column.label!r} is not finite:"
+            tests[f"term {column.label}"] = (_not_finite(rows.column(column)), text)
+    # One pass for all; where columns hold infinities, what they make of the terms is not said as well.
+    wanted = {f"t{k}": _count(test) for k, (test, _) in enumerate([*infinite.values(), *tests.values()])}
+    counts = list(aggregate(rows.frame, wanted).values())
+    for found, at, what in (
+        (infinite, counts[: len(infinite)], "Correct or remove these rows."),
+        (tests, counts[len(infinite) :], "Correct or remove these rows, or choose another family."),
+    ):
+        problems = [
+            f"{text} {int(count)} rows{_first(rows, test)}"
+            for (test, text), count in zip(found.values(), at, strict=True)
+            if count
+        ]
+        if problems:
+            raise DataError("; ".join(problems) + f". {what}")
 
 
 def check_finite(statistics: Statistics) -> None:
@@ -167,7 +163,10 @@ def _constant_response(statistics: Statistics) -> list[str]:
     scale = abs(statistics.shift[-1]) * np.finfo(float).eps
     if statistics.rows < 2:
         return [f"There is {statistics.rows} complete row only; nothing can be estimated."]
-    if statistics.model.family_spec.discrete:  # all zeros are an answer: the rate is low
+    model = statistics.model
+    if model.family_spec.discrete:  # all zeros are an answer: the rate is low
+        return []
+    if model.censored is not None and not model.missing_priors:  # so are scores that are all at their cap
         return []
     if total.scatter[-1, -1] <= total.weight * scale**2:
         return [f"The response {statistics.model.terms.response.name!r} is constant: there is nothing to explain."]

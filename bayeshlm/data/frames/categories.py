@@ -15,6 +15,7 @@ MAX_CATEGORIES = 200
 NUMERIC_HINT = "If it should be a number, convert it; if it is a grouping, use (1 | {name})."
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}([ T].*)?")
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+")
+DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 WHOLE = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)")
 DATE_HINT = (
     "A date as a number needs a start and a unit: make a column of days, e.g. (data[{name!r}] - data[{name!r}].min())"
@@ -34,12 +35,20 @@ def decimal_comma(values: list[Any]) -> str | None:
     return commas[0] if alike else None
 
 
-def _check_labels(name: str, labels: list[Any]) -> None:
+def _check_labels(name: str, dtype: Any, labels: list[Any]) -> None:
     if labels and all(isinstance(label, str) and DATE.fullmatch(label) for label in labels):
         raise DataError(f"Column {name!r} holds dates. {DATE_HINT.format(name=name)}")
+    if not isinstance(dtype, nw.String | nw.Object):  # categories by their type, whatever they look like
+        return
     value = decimal_comma(labels)
     if value is not None:
         raise DataError("Column " + COMMA_HINT.format(name=name, value=value))
+    points = [label for label in labels if isinstance(label, str) and DECIMAL_POINT.fullmatch(label)]
+    if points and all(label in points or (isinstance(label, str) and label.isdecimal()) for label in labels):
+        raise DataError(
+            f"Column {name!r} holds numbers as text ({points[0]!r}). Convert it, e.g. with astype(float), or write "
+            f"C({name}) for an effect of each of them."
+        )
 
 
 def categories(
@@ -62,7 +71,7 @@ def in_order(
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """(labels that occur, in order; the order of the column's type, or nothing). Sorted where the type has none."""
     if bare:
-        _check_labels(name, found)
+        _check_labels(name, dtype, found)
     if len(found) > MAX_CATEGORIES:
         raise DataError(
             f"Column {name!r} ({dtype}) enters the formula as categories and has {len(found)} of them. "

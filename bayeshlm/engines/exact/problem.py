@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from bayeshlm.arrays import Array, Codes
-from bayeshlm.data.layout import Block
 from bayeshlm.engines.exact.density.residuals import Split
 from bayeshlm.spec.priors import LKJ, Prior
 
@@ -137,9 +134,3 @@ class Problem:
     def width(self) -> int:
         """Number of columns (1, design columns, y)."""
         return int(self.mean.shape[1]) + 1
-
-
-def block_slices(blocks: tuple[Block, ...]) -> list[slice]:
-    """Where each block's columns lie in their concatenation."""
-    ends = np.cumsum([len(block.columns) for block in blocks]).tolist()
-    return [slice(end - len(block.columns), end) for end, block in zip(ends, blocks, strict=True)]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.cross_products import regression
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.observations import varying_columns
@@ -224,9 +225,7 @@ def _residual_means(statistics: Statistics) -> Array:
     """(cells,): mean response less its least-squares fit on the common columns, on the scale of the predictor."""
     _, mean, scatter = statistics.total()
     columns = [k - 1 for k in statistics.layout.common_columns if k]
-    fitted = np.zeros(len(mean) - 1)
-    if columns:
-        fitted[columns] = np.linalg.lstsq(scatter[np.ix_(columns, columns)], scatter[columns, -1])[0]
+    fitted = regression(scatter, columns)
     deviation = statistics.mean - mean
     return np.asarray((deviation[:, -1] - deviation[:, :-1] @ fitted) / _slope_of_mean(statistics))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,10 +15,12 @@ from bayeshlm.data.table import Table
 from bayeshlm.engines.exact.build import nested_order
 from bayeshlm.engines.exact.problem import Scale
 from bayeshlm.engines.quadrature.cells import equal_groups, ordered, starts, units_first
-from bayeshlm.engines.quadrature.families import SUPPORTED, Response, respond
+from bayeshlm.engines.quadrature.families import SUPPORTED, Kind, Response, respond
 from bayeshlm.engines.quadrature.problem import Coordinates, Levels, Problem
+from bayeshlm.engines.quadrature.rules import Rule, Ruled, by_rule
 from bayeshlm.errors import listed
 
+MANY_ROWS, WORTH = 500, 0.7  # rows from which on a rule is looked for, and share of them that it may keep
 MOST_NUMBERS = 15  # of phi: beyond, importance sampling of all of them wears thin
 LOG_SCALE, ALPHA = 0.5, 3.0  # typical standard deviation where effects multiply, typical shape
 
@@ -49,8 +52,8 @@ def unsupported(statistics: Statistics) -> str | None:
     return None
 
 
-def build_problem(table: Table) -> Problem:
-    """Bind rows and priors."""
+def build_problem(table: Table, rule: Rule | None = None) -> Problem:
+    """Bind rows and priors; where a column has many values, a rule may stand for rows (see `rules`)."""
     from bayeshlm.engines.quadrature.likelihood import Cells
 
     statistics = table.statistics
@@ -63,10 +66,21 @@ def build_problem(table: Table) -> Problem:
     group = table.codes[:, order[-1]] if order else np.zeros(table.rows, dtype=np.int64)
     groups = len(statistics.members[order[-1]]) if order else 1
     parents = _parents(table.codes[:, order], [len(statistics.members[k]) for k in order])
+    ruled: list[Ruled] = []
+
+    def cells_of(name: str, kind: Kind | None, width: int, add: Sequence[int]) -> tuple[Codes, Kind, Array]:
+        of, found, x = ordered(kind, group, design, width, add)
+        shorter = by_rule(of, found, x, add, rule) if rule and len(of) > MANY_ROWS else None
+        if shorter is None or len(shorter[0]) > WORTH * len(of):
+            return of, found, x
+        ruled.append(Ruled(name, of, x, found.offset, found.weights))
+        return shorter
+
+    rates = len(response.rates)
     parts = {
-        "e": ordered(response.exponential, group, design, max(len(response.rates), 1), range(len(response.rates))),
-        "s": ordered(response.softplus, group, design, 2, (0, 1)),
-        "c": ordered(response.tails, group, design, 2, (1,)),
+        "e": cells_of("e", response.exponential, max(rates, 1), range(rates)),
+        "s": cells_of("s", response.softplus, 2, (0, 1)),
+        "c": cells_of("c", response.tails, 2, (1,)),
         "i": ordered(response.intervals, group, design, 3, (2,)),
     }
     linear = np.bincount(group, response.linear, groups)
@@ -100,7 +114,7 @@ def build_problem(table: Table) -> Problem:
     extra, scales = _scales(table, response, order)
     return Problem(
         response, blocks, coordinates, extra, scales, _tree(order, parents, kept, here), cells,
-        *_totals(response, design), prior_points(layout, model.complete_priors),
+        *_totals(response, design), prior_points(layout, model.complete_priors), tuple(ruled), here,
     )  # fmt: skip
 
 

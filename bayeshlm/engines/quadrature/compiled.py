@@ -173,7 +173,7 @@ def conditional(
         x0 += k * (above - nodes.numbers[tree.parent[g], CENTRE])
     own = nodes.numbers[g, OWN]
     if row >= 0:
-        _, slope, information = derivatives(row, x0, at)
+        slope, information = derivatives(row, x0, at)
         own = s * s / (1.0 + information * s * s)
         step = own * (slope - (x0 - above) / (s * s))
         x0 += min(max(step, -4.0 * math.sqrt(own)), 4.0 * math.sqrt(own))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from bayeshlm.arrays import Array
 from bayeshlm.engines.exact.hyperparameters import LIMIT, from_score, to_score
-from bayeshlm.engines.quadrature.families import INV_VAR, LINEAR, parameters
+from bayeshlm.engines.quadrature.families import EXP0, INV_SD, INV_VAR, LINEAR, SECOND, SHIFT, parameters
 from bayeshlm.engines.quadrature.problem import Problem
 from bayeshlm.spec.priors import HALF_LOG_2PI
 
@@ -21,6 +24,7 @@ FINE, FINEST = 1.0, 0.5  # gaps of the density, and of what it is measured by
 FINEST_DROP = 30.0
 TINY, HUGE = 1e-30, 1e30  # what scores make of standard deviations is held within
 SHARE = 64  # points a thread is given at a time
+WORTH_THREADS = 0.02  # seconds of work left
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,36 @@ class Density:
         in_threads(part, np.arange(len(phi)))
         return [*(outer[:, first[k] : first[k + 1]] for k in range(len(first) - 2)), innermost], told
 
+    def compression_error(self, phi: Array, totals: Array) -> Array:
+        """(B,) sums over groups of the error that rules make in place of rows, at phi (B, d) and totals (B, groups).
+
+        Groups are those of the layout.
+        """
+        problem, values = self.problem, self.values(phi)
+        out = np.zeros(len(phi))
+        if not problem.ruled:
+            return out
+        par, _ = self._parameters(values)
+        cells = problem.cells
+        groups = totals.shape[1]
+        stand = np.zeros(len(cells.linear), dtype=np.int64)
+        stand[problem.here] = np.arange(groups)
+        for rows in problem.ruled:
+            first, x, offset = (getattr(cells, f"{rows.name}_{what}") for what in ("first", "x", "o"))
+            weights = np.column_stack([cells.c_k, cells.c_w]) if rows.name == "c" else getattr(cells, f"{rows.name}_w")
+            of_cell = stand[np.repeat(np.arange(len(first) - 1), np.diff(first))]
+            shown = np.isin(rows.group, stand)  # of equal groups one is looked at
+            for b in range(len(phi)):
+                both = [
+                    np.bincount(group, terms(rows.name, par[b], eta + totals[b][group], w, cells.rate), groups)
+                    for group, eta, w in (
+                        (of_cell, x @ values.beta[b] + offset, weights),
+                        (rows.group[shown], rows.x[shown] @ values.beta[b] + rows.offset[shown], rows.weights[shown]),
+                    )
+                ]
+                out[b] += np.abs(both[0] - both[1]).sum()
+        return out
+
     def begin_at(self, phi: Array) -> bool:
         """Look for modes from those at phi (d,) from now on; False where they could not be found."""
         from bayeshlm.engines.quadrature.compiled import modes_at
@@ -177,16 +211,35 @@ class Density:
         return par, constant
 
 
+def terms(name: str, par: Array, eta: Array, weights: Array, rate: Array) -> Array:
+    """Log likelihood of rows or cells of a kind at their linear predictors (n,), slowly."""
+    if name == "s":
+        return -(weights[:, 0] + par[SECOND] * weights[:, 1]) * np.logaddexp(0.0, eta - par[SHIFT])
+    if name == "e":
+        return np.asarray(sum(par[EXP0 + k] * weights[:, k] * np.exp(r * eta) for k, r in enumerate(rate)))
+    return weights[:, 1] * log_ndtr(weights[:, 0] * eta * par[INV_SD])
+
+
 def in_threads(work: Callable[[Any], None], rows: Any) -> None:
-    """Do the work for rows (an index array) in pieces, on all processors; each piece is done the same way anywhere."""
+    """Do the work for rows (an index array) in pieces, each the same way whichever thread does it.
+
+    The first piece tells whether the rest is worth a second thread.
+    """
     pieces = [rows[k : k + SHARE] for k in range(0, len(rows), SHARE)]
-    workers = min(len(pieces), os.process_cpu_count() or 1) if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
-    if workers <= 1 or len(pieces) <= 1:
-        for piece in pieces:
-            work(piece)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, pieces))
+    began = time.perf_counter()
+    for done, piece in enumerate(pieces):
+        work(piece)
+        left = len(pieces) - done - 1
+        if left > 1 and (time.perf_counter() - began) / (done + 1) * left > WORTH_THREADS:
+            with ThreadPoolExecutor(_processors()) as pool:
+                list(pool.map(work, pieces[done + 1 :]))
+            return
+
+
+@functools.cache
+def _processors() -> int:
+    count = getattr(os, "process_cpu_count", os.cpu_count)()  # Python 3.13 knows how many this process may use
+    return int(count or 1)
 
 
 def phi_of(problem: Problem, beta: Array, extra: Sequence[float], scales: Sequence[float]) -> Array:

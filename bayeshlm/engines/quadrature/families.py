@@ -192,6 +192,7 @@ def parameters(response: Response, extra: Mapping[str, Array], batch: int) -> tu
         case "cv_normal":
             sigma = extra["sigma"]
             par[:, LINEAR], par[:, EXP0], par[:, EXP1] = -1.0, -0.5 / sigma**2, 1.0 / sigma**2
+            par[:, CAP] = EDGE / 2  # its ends are like exp(-exp(2 v))
             constant -= sums["rows"] * np.log(sigma) + 0.5 * sums["weight"] / sigma**2
         case "gaussian" | "lognormal":
             sigma = extra.get("sigma", np.ones(batch))

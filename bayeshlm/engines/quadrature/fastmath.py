@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
 HALF_ROOT = 0x3FE6A09E667F3BCD  # bits of sqrt(1/2)
 LOG_2 = 0.6931471805599453
+LOG_2_HIGH, LOG_2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # of which k times the first is exact
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
 # Functions that make no arrays need not count references to them, which takes as long as their work.
 UNCOUNTED: dict[str, Any] = {**OPTIONS, "_nrt": False}
@@ -80,3 +83,16 @@ def log_of(x: float) -> float:
     series = 1.0 / 11.0 + z * (1.0 / 13.0 + z * (1.0 / 15.0 + z * (1.0 / 17.0 + z * (1.0 / 19.0))))
     series = 1.0 + z * (1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * series))))
     return k * LOG_2 + 2.0 * s * series
+
+
+@njit(**UNCOUNTED)
+def exp_of(x: float) -> float:
+    """Exp x for |x| <= 700, to 2e-16 of itself: 2^k e^r with |r| <= log(2) / 2, by 13 terms of the series of e^r."""
+    k = math.floor(x * (1.0 / LOG_2) + 0.5)
+    r = x - k * LOG_2_HIGH - k * LOG_2_LOW
+    tail = 1.0 / 5040.0 + r * (
+        1.0 / 40320.0 + r * (1.0 / 362880.0 + r * (1.0 / 3628800.0 + r * (1.0 / 39916800.0 + r / 479001600.0)))
+    )
+    tail = 1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0 + r * tail))
+    series = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * tail)))
+    return series * float_of((np.int64(k) + 1023) << 52)

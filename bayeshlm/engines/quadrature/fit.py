@@ -11,14 +11,19 @@ import numpy as np
 from bayeshlm.arrays import Array
 from bayeshlm.data.table import Table
 from bayeshlm.engines.checks import check_proper
+from bayeshlm.engines.exact.build import nested_order
 from bayeshlm.engines.quadrature.build import build_problem
 from bayeshlm.engines.quadrature.density import Density
+from bayeshlm.engines.quadrature.rules import LADDER
 from bayeshlm.engines.quadrature.separation import check_separation
-from bayeshlm.engines.quadrature.start import find_start
+from bayeshlm.engines.quadrature.start import Whitened, find_start
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.engines.sampling import importance
 from bayeshlm.errors import EngineError, PriorError, listed
 
+SMALL_ERROR = 1e-5  # of a log density, that rules in place of rows may leave
+ABOUT = 2.0  # standard deviations about the mode at which it is looked for
+COMPARED = 16  # draws at which rules are compared with the rows
 MEASURED = 64  # draws at which the quadrature's error is measured
 MOST_ERROR = 1e-3  # of a log density, over the draws measured
 MAX_BYTES = 4 * 2**30
@@ -52,10 +57,9 @@ def fit_quadrature(table: Table, *, draws: int, chains: int, seed: int) -> Engin
     check_proper(statistics)
     check_separation(table)
     _check_memory(table, draws * chains)
-    density = Density(build_problem(table))
     sampling, effects_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     try:
-        whitened = find_start(density, _average(table))
+        density, whitened = _compressed(table, sampling)
         volume = whitened.log_volume
         d = density.problem.size
         drawn = importance.sample(
@@ -88,6 +92,13 @@ def fit_quadrature(table: Table, *, draws: int, chains: int, seed: int) -> Engin
         bad = [k for k, values in enumerate(effects) if not np.isfinite(values).all()]
         if bad:
             raise NotSampledError("Effects could not be drawn at some draws of the hyperparameters.")
+    if density.problem.ruled:
+        some = np.linspace(0, len(phi) - 1, COMPARED).astype(int)
+        attrs["compression_error"] = float(density.compression_error(phi[some], _totals(table, effects, some)).max())
+        if not attrs["compression_error"] <= MOST_ERROR:
+            raise NotSampledError(
+                f"Rules in place of rows moved the log density by {attrs['compression_error']:.2g} at draws."
+            )
     variables, coords = _name(table, density, phi, effects, (chains, draws))
     attrs["cells"] = sum(
         len(offsets) for offsets in (density.problem.cells.e_o, density.problem.cells.s_o, density.problem.cells.c_o,
@@ -95,6 +106,22 @@ def fit_quadrature(table: Table, *, draws: int, chains: int, seed: int) -> Engin
     )  # fmt: skip
     attrs["seconds"] = time.perf_counter() - began
     return EngineResult(variables, coords, {"lp": lp}, attrs)
+
+
+def _compressed(table: Table, rng: np.random.Generator) -> tuple[Density, Whitened]:
+    """The density with as few cells as leave its error small about the mode, and where the mode is."""
+    for rule in (*LADDER, None):
+        density = Density(build_problem(table, rule))
+        whitened = find_start(density, _average(table))
+        if not density.problem.ruled:
+            break
+        d = density.problem.size
+        points = whitened.phi(np.concatenate([np.zeros((1, d)), ABOUT * rng.standard_normal((4, d))]))
+        totals = np.repeat(density.start[density.problem.here][None], len(points), axis=0)
+        with np.errstate(over="ignore"):
+            if density.compression_error(points, totals).max() < SMALL_ERROR:
+                break
+    return density, whitened
 
 
 def _average(table: Table) -> float:
@@ -115,6 +142,20 @@ def _measured(density: Density, phi: Array, lp: Array) -> float:
     """Largest change of the log density with half the gaps, at some draws, but for what all of them share."""
     some = np.linspace(0, len(phi) - 1, min(MEASURED, len(phi))).astype(int)
     return float(np.abs(density.log_density(phi[some], fine=True) - lp[some]).max())
+
+
+def _totals(table: Table, effects: list[Array], some: Array) -> Array:
+    """(B, innermost groups) sums of the effects around each row of a group."""
+    order = nested_order(table.statistics) or []
+    if not order:
+        return np.zeros((len(some), 1))
+    group = table.codes[:, order[-1]]
+    total = np.zeros((len(some), effects[-1].shape[1]))
+    for k, index in enumerate(order):
+        above = np.zeros(total.shape[1], dtype=np.int64)
+        above[group] = table.codes[:, index]
+        total += effects[k][some][:, above]
+    return total
 
 
 def _check_memory(table: Table, total: int) -> None:

@@ -62,7 +62,7 @@ def find_modes(tree: Tree, at: Prepared, par: Array, scales: Array, nodes: Nodes
             number[g, PRECISION] = 0.0
             number[g, PULL] = 0.0
         for g in range(inner, total):
-            _, f1, f2 = derivatives(g - inner, number[g, CENTRE], at)
+            f1, f2 = derivatives(g - inner, number[g, CENTRE], at)
             number[g, PRECISION] = f2
             number[g, PULL] = f2 * number[g, CENTRE] + f1
         for level in range(levels - 1, 0, -1):

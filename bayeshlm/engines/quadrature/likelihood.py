@@ -20,7 +20,7 @@ from numba import njit
 
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.engines.quadrature.families import EXP0, INV_SD, INV_VAR, LINEAR, SECOND, SHIFT
-from bayeshlm.engines.quadrature.fastmath import OPTIONS, UNCOUNTED, log_of
+from bayeshlm.engines.quadrature.fastmath import OPTIONS, UNCOUNTED, exp_of, log_of
 from bayeshlm.engines.quadrature.tables import PER_UNIT, PHI_HIGH, PHI_LOW, log_phi_table
 
 LOG_PHI = log_phi_table()  # compiled in
@@ -80,7 +80,7 @@ class Prepared(NamedTuple):
     Few arrays, as each costs time whenever a compiled function is called.
 
     first: (groups + 1, 4) where a group's rows of `soft`, `tail` and `between` start, and its number of weights 1
-    soft: (cells, 3) exp(eta - SHIFT) at v = 0, weight, eta - SHIFT
+    soft: (3, cells) exp(eta - SHIFT) at v = 0, weight, eta - SHIFT
     tail: (cells, 3) argument of Phi at v = 0, its slope in v, weight
     between: (cells, 4) both arguments at v = 0, minus their slope in v, weight
     plain: (groups, 2) coefficients of v and v^2
@@ -109,7 +109,7 @@ def make_prepared(cells: Cells, nodes: int) -> Prepared:
     first[:, 0], first[:, 1], first[:, 2] = cells.s_first, cells.c_first, cells.i_first
     first[:groups, 3] = cells.s_units
     return Prepared(
-        first, np.empty((len(cells.s_o), 3)), np.empty((len(cells.c_o), 3)), np.empty((len(cells.i_o), 4)),
+        first, np.empty((3, len(cells.s_o))), np.empty((len(cells.c_o), 3)), np.empty((len(cells.i_o), 4)),
         np.zeros((groups, 2)), np.zeros((groups, len(cells.rate))), cells.rate, np.zeros(groups), np.empty(nodes),
     )  # fmt: skip
 
@@ -122,8 +122,10 @@ def prepare(cells: Cells, at: Prepared, beta: Array, par: Array) -> None:
         eta = cells.s_o[c] - par[SHIFT]
         for j in range(p):
             eta += cells.s_x[c, j] * beta[j]
-        at.soft[c, 0], at.soft[c, 2] = math.exp(min(eta, 700.0)), eta
-        at.soft[c, 1] = cells.s_w[c, 0] + par[SECOND] * cells.s_w[c, 1]
+        at.soft[2, c] = eta
+        at.soft[1, c] = cells.s_w[c, 0] + par[SECOND] * cells.s_w[c, 1]
+    for c in range(len(cells.s_o)):
+        at.soft[0, c] = exp_of(min(max(at.soft[2, c], -700.0), 700.0))
     for c in range(len(cells.c_o)):
         eta = cells.c_o[c]
         for j in range(p):
@@ -141,7 +143,7 @@ def prepare(cells: Cells, at: Prepared, beta: Array, par: Array) -> None:
     for g in range(len(cells.linear)):
         at.reach[g] = 0.0
         for c in range(cells.s_first[g], cells.s_first[g + 1]):
-            at.reach[g] = max(at.reach[g], abs(at.soft[c, 2]))
+            at.reach[g] = max(at.reach[g], abs(at.soft[2, c]))
         at.plain[g, 0] = par[LINEAR] * cells.linear[g]
         if len(cells.square):
             pull = cells.cross[g, 0]
@@ -218,13 +220,13 @@ def soft_sums(g: int, start: float, gap: float, out: Array, at: Prepared) -> Non
     c, high = at.first[g, 0], at.first[g + 1, 0]
     units = c + at.first[g, 3]
     while c + 4 <= units:  # four logarithms of weight 1 are the logarithm of a product
-        a0, a1, a2, a3 = at.soft[c, 0], at.soft[c + 1, 0], at.soft[c + 2, 0], at.soft[c + 3, 0]
+        a0, a1, a2, a3 = at.soft[0, c], at.soft[0, c + 1], at.soft[0, c + 2], at.soft[0, c + 3]
         for j in range(count):
             r = odds[j]
             out[j] -= log_of((1.0 + a0 * r) * (1.0 + a1 * r) * (1.0 + a2 * r) * (1.0 + a3 * r))
         c += 4
     while c < high:
-        a0, w = at.soft[c, 0], at.soft[c, 1]
+        a0, w = at.soft[0, c], at.soft[1, c]
         for j in range(count):
             out[j] -= w * log_of(1.0 + a0 * odds[j])
         c += 1
@@ -234,7 +236,7 @@ def soft_sums(g: int, start: float, gap: float, out: Array, at: Prepared) -> Non
 def far_soft_sums(g: int, start: float, gap: float, out: Array, at: Prepared) -> None:
     """As `soft_sums`, for any eta and v."""
     for c in range(at.first[g, 0], at.first[g + 1, 0]):
-        eta, w = at.soft[c, 2] + start, at.soft[c, 1]
+        eta, w = at.soft[2, c] + start, at.soft[1, c]
         for j in range(len(out)):
             t = eta + j * gap
             out[j] -= w * (max(t, 0.0) + math.log1p(math.exp(-abs(t))))
@@ -268,43 +270,37 @@ def values(g: int, start: float, gap: float, out: Array, at: Prepared) -> None:
 
 
 @njit(**UNCOUNTED)
-def derivatives(g: int, v: float, at: Prepared) -> tuple[float, float, float]:
-    """l(v), its slope, and its negative second derivative (made positive where l is not concave)."""
-    f = (at.plain[g, 0] + at.plain[g, 1] * v) * v
+def derivatives(g: int, v: float, at: Prepared) -> tuple[float, float]:
+    """Slope of l at v, and its negative second derivative (made positive where l is not concave)."""
     f1 = at.plain[g, 0] + 2.0 * at.plain[g, 1] * v
     f2 = 2.0 * at.plain[g, 1]
     least = 0.0
     for k in range(len(at.rate)):
         rate = at.rate[k]
         term = at.growth[g, k] * math.exp(rate * v)
-        f += term
         f1 += rate * term
         f2 += rate * rate * term
         least += abs(term)
-    near = abs(v) + at.reach[g] < SAFE
-    odds = math.exp(min(v, 700.0))
-    for c in range(at.first[g, 0], at.first[g + 1, 0]):
-        w = at.soft[c, 1]
-        if near:
-            x = 1.0 + at.soft[c, 0] * odds
-            rest = 1.0 / x
-            f -= w * log_of(x)
-        else:
-            t = at.soft[c, 2] + v
-            rest = 1.0 / (1.0 + math.exp(min(t, 700.0)))
-            f -= w * (max(t, 0.0) + math.log1p(math.exp(-abs(t))))
-        f1 -= w * (1.0 - rest)
-        f2 -= w * (1.0 - rest) * rest
+    low, high = at.first[g, 0], at.first[g + 1, 0]
+    if abs(v) + at.reach[g] < SAFE:
+        odds = math.exp(v)
+        for c in range(low, high):
+            rest = 1.0 / (1.0 + at.soft[0, c] * odds)
+            f1 -= at.soft[1, c] * (1.0 - rest)
+            f2 -= at.soft[1, c] * (1.0 - rest) * rest
+    else:
+        for c in range(low, high):
+            rest = 1.0 / (1.0 + math.exp(min(at.soft[2, c] + v, 700.0)))
+            f1 -= at.soft[1, c] * (1.0 - rest)
+            f2 -= at.soft[1, c] * (1.0 - rest) * rest
     for c in range(at.first[g, 1], at.first[g + 1, 1]):
         rate = at.tail[c, 1]
-        a0, a1, a2 = log_phi(at.tail[c, 0] + rate * v)
-        f += at.tail[c, 2] * a0
+        _, a1, a2 = log_phi(at.tail[c, 0] + rate * v)
         f1 += at.tail[c, 2] * rate * a1
         f2 += at.tail[c, 2] * rate * rate * a2
     for c in range(at.first[g, 2], at.first[g + 1, 2]):
         rate = at.between[c, 2]
-        a0, a1, a2 = log_interval(at.between[c, 0] - rate * v, at.between[c, 1] - rate * v)
-        f += at.between[c, 3] * a0
+        _, a1, a2 = log_interval(at.between[c, 0] - rate * v, at.between[c, 1] - rate * v)
         f1 -= at.between[c, 3] * rate * a1
         f2 += at.between[c, 3] * rate * rate * a2
-    return f, f1, max(-f2, 0.1 * least)
+    return f1, max(-f2, 0.1 * least)

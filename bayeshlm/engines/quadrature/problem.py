@@ -11,6 +11,7 @@ from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.layout import Block
 from bayeshlm.engines.exact.problem import Scale
 from bayeshlm.engines.quadrature.families import Response
+from bayeshlm.engines.quadrature.rules import Ruled
 from bayeshlm.spec.priors import Prior
 
 
@@ -75,6 +76,10 @@ class Problem:
         Cross products of the columns and the offset of rows known exactly, whose offset is minus their value.
     told : (p, p)
         From common effects, as the user wrote them, to what their priors speak of (see `prior_points`).
+    ruled : tuple of Ruled
+        Rows that a rule stands for.
+    here : (innermost groups of the layout,) int
+        Group here that stands for each.
     """
 
     response: Response
@@ -88,6 +93,8 @@ class Problem:
     linear_offset: float
     squares: Array
     told: Array
+    ruled: tuple[Ruled, ...]
+    here: Codes
 
     @property
     def common(self) -> int:

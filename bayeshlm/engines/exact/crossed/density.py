@@ -17,8 +17,8 @@ from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.crossed.products import Crossing, Order, cross, order_levels
 from bayeshlm.engines.exact.crossed.products_by_sigma import SplitCrossing
 from bayeshlm.engines.exact.density.effects import draw_given_residual
-from bayeshlm.engines.exact.density.nested import DIGITS, MOST_OF, Sweep, least_residual, weighted_inverses
-from bayeshlm.engines.exact.density.protocol import in_chunks
+from bayeshlm.engines.exact.density.nested import DIGITS, MOST_OF, least_residual, weighted_inverses
+from bayeshlm.engines.exact.density.protocol import Sweep, in_chunks
 from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
 
@@ -66,7 +66,6 @@ class Crossed:
 
     def __init__(self, problem: Problem, order: Order | None = None) -> None:
         self.problem = problem
-        self.told: dict[str, float] = {}
         order = order_levels(problem) if order is None else order
         self.crossing = crossing = (SplitCrossing if problem.split else cross)(problem, order)
         size, bulk = crossing.size, crossing.bulk_size
@@ -80,6 +79,11 @@ class Crossed:
         self.residual = least_residual(problem)
         numbers = crossing.numbers if isinstance(crossing, SplitCrossing) else crossing.distinct.size
         self.chunk = int(np.clip(BATCH_NUMBERS // max(len(crossing.positions), numbers), 1, 4096))
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """None: nothing is approximated."""
+        return {}
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
@@ -235,8 +239,10 @@ class Crossed:
             out[:, part] = np.einsum("bkgr,bkj->bjgr", left, factor).reshape(batch, -1, width)
         return out
 
-    def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
-        """Draw all effects, once per theta: (B, p) common effects as the user wrote them, per level (k, groups, B)."""
+    def draw_effects(
+        self, theta: Array, rng: np.random.Generator, levels: int | None = None
+    ) -> tuple[Array, list[Array]]:
+        """As `Density.draw_effects`; all levels are drawn, since each needs the others."""
         problem = self.problem
         betas = np.empty((len(theta), len(problem.common)))
         effects = [np.empty((len(level.columns), level.groups, len(theta))) for level in problem.levels]
@@ -261,7 +267,7 @@ class Crossed:
                 solved = blas.dtrsm(1.0, bulk.root, pull[:, None], lower=1, trans_a=1)
                 drawn[:, b] = self.apply_bulk(mine, solved, lifted=False)[:, 0]
             betas[part] = self.finish(sigma, roots, known, drawn, [effect[:, :, part] for effect in effects], rng)
-        return betas, effects
+        return betas, effects[:levels]
 
     def draw_root(self, top: Root, roots: list[Array], rng: np.random.Generator) -> Array:
         """Draw the root's effects and the common effects, all of centred columns; -1 for y. Returns (r, B)."""

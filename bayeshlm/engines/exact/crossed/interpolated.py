@@ -132,7 +132,8 @@ class Tabulated:
     def __init__(self, crossed: Crossed, low: Array, high: Array, rng: np.random.Generator) -> None:
         self.crossed, self.problem = crossed, crossed.problem
         self.evaluations = 0
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
+        self.chunk = CHUNK
         self.region = Ellipsoid(np.zeros(0), np.zeros((0, 0)))
         self.values = np.empty((0, 0))
         start = moments(self.problem)
@@ -278,7 +279,9 @@ class Tabulated:
             else:
                 raise NotTabulatedError(f"degree {MAX_DEGREE} leaves errors of {error:.0g} in the log density")
 
-    def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
+    def draw_effects(
+        self, theta: Array, rng: np.random.Generator, levels: int | None = None
+    ) -> tuple[Array, list[Array]]:
         """As `Crossed.draw_effects`; the bulk's effects from factorisations at few nodes (`BulkDraws`)."""
         problem, crossed = self.problem, self.crossed
         error = self.error(theta[rng.choice(len(theta), min(CHECKED, len(theta)), replace=False)])
@@ -301,7 +304,7 @@ class Tabulated:
         bulk = BulkDraws(crossed, self.coordinates, x, sigma, known, rng)
         drawn = bulk.draw()
         self.evaluations += bulk.evaluations
-        self.told = {
+        self.diagnostics = {
             "density_error": error, "factorisations": self.evaluations, "noise_nodes": bulk.noise_nodes,
             "mean_error": bulk.errors[0], "noise_error": bulk.errors[1],
         }  # fmt: skip
@@ -316,7 +319,7 @@ class Tabulated:
                 sigma[part], [root[:, :, part] for root in roots], known[:, part], drawn[:, part],
                 [effect[:, :, part] for effect in effects], rng,
             )  # fmt: skip
-        return betas, effects
+        return betas, effects[:levels]
 
     def modes(self, rng: np.random.Generator) -> Array:
         """Starts (n, d) for the mode search in theta."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from bayeshlm.engines.exact.crossed.draws import KEPT_BYTES
 from bayeshlm.engines.exact.crossed.interpolated import NotTabulatedError, Tabulated
 from bayeshlm.engines.exact.crossed.products import count_products, order_levels
 from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.density.protocol import Density, ExactDensity
 from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.errors import EngineError
 
@@ -25,27 +25,17 @@ SPEED = 1e10  # floating point operations a second that any machine reaches in a
 TYPICAL_EVALUATIONS = 15_000  # where every proposal has to be evaluated exactly
 
 
-class Collapsed(Protocol):
-    """log p(y | theta) with all effects integrated out, and draws of the effects.
-
-    `told` holds numbers about the draws, for the posterior's attrs.
-    """
-
-    told: dict[str, float]
-
-    def log_density(self, theta: Array) -> tuple[Array, Array]:
-        """(log posterior, log likelihood), (B,) each, for theta (B, d)."""
-
-    def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
-        """(B, p) common effects as the user wrote them; per level (k, groups, B)."""
-
-
 @dataclass(frozen=True)
 class Chosen:
-    """A collapsed density, where to start looking for its modes (None: anywhere)."""
+    """A collapsed density, and where to start looking for its modes (None: anywhere)."""
 
-    density: Collapsed
+    density: Density
     starts: Array | None = None
+
+
+def exact_density(problem: Problem) -> ExactDensity:
+    """The density of nested or crossed levels, evaluated as it stands at every theta."""
+    return Marginal(problem) if problem.codes is None else Crossed(problem)
 
 
 def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.random.Generator) -> Chosen:

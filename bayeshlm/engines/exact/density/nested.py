@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.linalg import blas
 
 from bayeshlm.arrays import Array
 from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.density.effects import draw_by_class, draw_group, unexplained
-from bayeshlm.engines.exact.density.protocol import in_chunks
+from bayeshlm.engines.exact.density.protocol import Sweep, Upper, in_chunks
 from bayeshlm.engines.exact.density.residuals import full_moments, pivot_centred, pooled
 from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
@@ -27,6 +28,7 @@ MOST_OF = 0.9  # of the least residual there can be
 FEW_CLASSES = 4  # groups a class on average, from which drawing class by class pays
 FEW_COLUMNS = 3  # common effects up to which plain array arithmetic is quicker than stacked LAPACK calls
 COMPILED_FROM = 250  # classes of groups with three or more effects: a fit of a few seconds
+DENSE_CLASSES = 256  # weights times classes up to which one parent's products are a full matrix for BLAS
 CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
 
 
@@ -49,8 +51,8 @@ class Leaf:
         Groups in each class.
     kind : (groups,) int
         Class of each group.
-    products : sparse (parents * pairs, weights * classes)
-        Maps the entries of V^-1 to the parents' cross products.
+    products : (parents * pairs, weights * classes)
+        Maps the entries of V^-1 to the parents' cross products; sparse, where most of it is 0.
     """
 
     rows: Array
@@ -59,35 +61,7 @@ class Leaf:
     distinct: Array
     members: Array
     kind: NDArray[np.int64]
-    products: sparse.csr_array
-
-
-@dataclass(frozen=True)
-class Upper:
-    """A level above the innermost, kept for the way down: pseudo-observations (k, c, groups, B) and R."""
-
-    rows: Array
-    factor: Array
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One batch of thetas swept to the root.
-
-    Attributes
-    ----------
-    log_likelihood : (B,)
-        log p(y | theta), normalising constants and Jacobian of the response included.
-    information : (B, p, p), score : (B, p)
-        Posterior precision of the centred common effects, and precision times mean.
-    uppers : tuple of Upper
-        Outermost first (only where asked for).
-    """
-
-    log_likelihood: Array
-    information: Array
-    score: Array
-    uppers: tuple[Upper, ...]
+    products: sparse.csr_array | Array
 
 
 class Marginal:
@@ -95,9 +69,11 @@ class Marginal:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.told: dict[str, float] = {}
         width = problem.width
         self.pairs = [(a, b) for a in range(width) for b in range(a, width)]
+        self.pair_of = np.zeros((width, width), dtype=np.int64)
+        self.pair_of[np.triu_indices(width)] = np.arange(len(self.pairs))
+        self.pair_of = np.maximum(self.pair_of, self.pair_of.T)
         if problem.split is not None:
             largest, parents = 1, len(problem.weight)
         elif problem.levels:
@@ -110,9 +86,16 @@ class Marginal:
             largest = parents = 1
         self.chunk = int(np.clip(CACHE // max(largest, width * width * parents), 4, 4096))
         self.residual = least_residual(problem)
-        self.square = np.ix_(problem.common, problem.common)
-        self.pull = problem.precision @ problem.prior_mean
+        x_and_y = (*problem.common, width - 1)
+        self.square = np.ix_(x_and_y, x_and_y)
+        pull = problem.precision @ problem.prior_mean
+        self.prior = np.block([[problem.precision, pull[:, None]], [pull[None], problem.prior_mean @ pull]])
         self.lifted = [not np.array_equal(level.lift, np.eye(len(level.lift))) for level in problem.levels]
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """None: nothing is approximated."""
+        return {}
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
@@ -166,11 +149,9 @@ class Marginal:
         sums = leaf.products @ entries.reshape(-1, batch)
         parents = leaf.rest.shape[2]
         packed = sums.reshape(parents, len(self.pairs), batch)
+        packed = sums.reshape(parents, len(self.pairs), batch).swapaxes(0, 1)
         moments = leaf.rest[..., None] / variance
-        for index, (a, b) in enumerate(self.pairs):
-            moments[a, b] += packed[:, index]
-            if a != b:
-                moments[b, a] = moments[a, b]
+        moments += packed[self.pair_of]
         free = problem.rows - k * level.groups
         return moments, log_determinant + free * np.log(variance)
 
@@ -195,18 +176,16 @@ class Marginal:
     def _root(self, moments: Array, log_determinant: Array, uppers: tuple[Upper, ...], floor: Array) -> Sweep:
         """Integrate the common effects out; moments (c, c, B), `floor` (B,) what no effect can explain."""
         problem = self.problem
-        x, y = problem.common, problem.width - 1
-        information = moments[self.square].transpose(2, 0, 1) + problem.precision
-        score = moments[x, y].T + self.pull
-        quadratic = whole = moments[y, y] + problem.prior_mean @ self.pull
-        if 0 < len(x) <= FEW_COLUMNS:
+        p = len(problem.common)
+        joint = moments[self.square].transpose(2, 0, 1) + self.prior  # common effects and y, (B, p + 1, p + 1)
+        information, score = joint[:, :-1, :-1], joint[:, -1, :-1]
+        quadratic = whole = joint[:, -1, -1]
+        if 0 < p <= FEW_COLUMNS:
             root = linalg.cholesky(information.transpose(1, 2, 0))
             quadratic = quadratic - np.sum(linalg.solve_lower(root, score.T) ** 2, axis=0)
-            log_determinant = log_determinant + 2 * sum(np.log(root[i, i]) for i in range(len(x)))
-        elif x:
-            joint = np.empty((len(whole), len(x) + 1, len(x) + 1))
-            joint[:, :-1, :-1], joint[:, -1, :-1], joint[:, -1, -1] = information, score, whole
-            pivots = np.diagonal(linalg.stacked_cholesky(joint), axis1=1, axis2=2)  # LAPACK reads the lower triangle
+            log_determinant = log_determinant + 2 * sum(np.log(root[i, i]) for i in range(p))
+        elif p:
+            pivots = np.diagonal(linalg.stacked_cholesky(joint), axis1=1, axis2=2)
             quadratic = pivots[:, -1] ** 2  # y is the last row: its pivot is what no effect explains
             log_determinant = log_determinant + 2 * np.log(pivots[:, :-1]).sum(axis=1)
         log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
@@ -253,9 +232,10 @@ class Marginal:
             half = linalg.solve_lower(root, sweep.score.T) + rng.standard_normal((batch, p)).T
             centred = linalg.solve_upper(root, half).T
         elif p:
-            root = np.linalg.cholesky(sweep.information)
-            half = np.linalg.solve(root, sweep.score[:, :, None])[:, :, 0] + rng.standard_normal((batch, p))
-            centred = np.linalg.solve(np.swapaxes(root, 1, 2), half[:, :, None])[:, :, 0]
+            noise = rng.standard_normal((batch, p))
+            for b, root in enumerate(linalg.stacked_cholesky(sweep.information)):  # its transpose is in LAPACK's order
+                half = blas.dtrsv(root.T, sweep.score[b], lower=0, trans=1) + noise[b]
+                centred[b] = blas.dtrsv(root.T, half, lower=0)
         beta = (centred + problem.offset) @ np.linalg.inv(problem.lift).T
         # What every column is worth to a group so far: common effects, then those of its ancestors. (c - 1, groups, B)
         worth = np.zeros((problem.width - 1, 1, batch))
@@ -341,9 +321,18 @@ def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
     products = sparse.csr_array(
         (blocks.ravel(), (target.ravel(), source.ravel())), shape=(parents * len(pairs), len(weights) * classes)
     )  # entries of groups of one parent and class add up here
+    dense = parents == 1 and products.shape[1] <= DENSE_CLASSES
     rest_by_parent = _sum_by_parent(rest[..., None], level.parent)[..., 0]
     members = np.bincount(kind.ravel(), minlength=classes).astype(float)
-    return Leaf(rows, factor, rest_by_parent, distinct.reshape(k, k, classes), members, kind.ravel(), products)
+    return Leaf(
+        rows,
+        factor,
+        rest_by_parent,
+        distinct.reshape(k, k, classes),
+        members,
+        kind.ravel(),
+        products.toarray() if dense else products,
+    )
 
 
 def _sum_by_parent(values: Array, parent: NDArray[np.int64]) -> Array:

@@ -32,8 +32,8 @@ from bayeshlm.engines.exact.build import build_problem
 from bayeshlm.engines.exact.crossed.density import Crossed, mirrored
 from bayeshlm.engines.exact.crossed.products import count_products, level_codes, level_widths, met_columns, order_levels
 from bayeshlm.engines.exact.crossed.products_by_sigma import evaluation_seconds
-from bayeshlm.engines.exact.density.bind import BYTES_PER_PRODUCT, MAX_BYTES
-from bayeshlm.engines.exact.density.nested import Marginal, Sweep
+from bayeshlm.engines.exact.density.bind import BYTES_PER_PRODUCT, MAX_BYTES, exact_density
+from bayeshlm.engines.exact.density.protocol import ExactDensity, Sweep
 from bayeshlm.engines.exact.density.residuals import pivot_centred
 from bayeshlm.engines.exact.leave_out.nested import SINGULAR, constants, without_group
 from bayeshlm.engines.exact.problem import Problem
@@ -140,12 +140,12 @@ def log_predictive_crossed(
 
 def _log_likelihood(problem: Problem, sigma: Array, roots: list[Array]) -> Array:
     """Log density of the data given theta, (B,); NaN where a (nearly) flat common effect is left untold."""
-    density = Marginal(problem) if problem.codes is None else Crossed(problem)
+    density = exact_density(problem)
     parts = [slice(start, start + density.chunk) for start in range(0, len(sigma), density.chunk)]
     return np.concatenate([_told(density, sigma[b], [root[:, :, b] for root in roots]) for b in parts])
 
 
-def _told(density: Marginal | Crossed, sigma: Array, roots: list[Array]) -> Array:
+def _told(density: ExactDensity, sigma: Array, roots: list[Array]) -> Array:
     with np.errstate(all="ignore"):  # a singular precision ends as NaN, which says so
         sweep = density.sweep(sigma, roots)
         return np.where(_singular(sweep), np.nan, sweep.log_likelihood)

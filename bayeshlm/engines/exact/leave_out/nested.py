@@ -90,11 +90,12 @@ def without_group(statistics: Statistics, index: int, group: int) -> Statistics:
     for level, labels in enumerate(statistics.members):
         present, codes[:, level] = np.unique(codes[:, level], return_inverse=True)
         members.append(tuple(labels[k] for k in present.tolist()))
-    fields = ("count", "weight", "mean", "scatter", "log_weights", "jacobians", "residual")
     rows = int(statistics.count[kept].sum())
     return dataclasses.replace(
         statistics, members=tuple(members), codes=codes, rows=rows, total_rows=rows, missing={},
-        **{name: getattr(statistics, name)[kept] for name in fields},
+        count=statistics.count[kept], weight=statistics.weight[kept], mean=statistics.mean[kept],
+        scatter=statistics.scatter[kept], log_weights=statistics.log_weights[kept],
+        jacobians=statistics.jacobians[kept], residual=statistics.residual[kept],
     )  # fmt: skip
 
 
@@ -103,11 +104,11 @@ def log_evidence(statistics: Statistics, rng: np.random.Generator) -> tuple[floa
     problem = build_problem(statistics)
     low, high = search_box(problem)
     chosen = collapse(problem, low, high, 4000, rng)
-    marginal = chosen.density
+    density = chosen.density
     if problem.size == 0:
-        return float(marginal.log_density(np.zeros((1, 0)))[0][0]), -np.inf
+        return float(density.log_density(np.zeros((1, 0)))[0][0]), -np.inf
     drawn = importance.sample(
-        lambda t: marginal.log_density(t)[0], low, high, draws=1000, chains=4, rng=rng, starts=chosen.starts
+        lambda t: density.log_density(t)[0], low, high, draws=1000, chains=4, rng=rng, starts=chosen.starts
     )
     return drawn.log_evidence, drawn.pareto_k
 

@@ -38,7 +38,8 @@ def pymc_source(statistics: Statistics, *, parameterization: str = "auto") -> st
     """Source of a function ``build(data: pandas.DataFrame) -> pymc.Model``, one likelihood term a row.
 
     Variables, dims and labels are those of `bayeshlm.to_pymc` and of a posterior. Categories, their order and the
-    constants of `center` and `scale` are those of the statistics; groups are the ones in `data`.
+    constants of `center` and `scale` are those of the statistics; groups are the ones in `data`. The text is to be
+    sampled: its free variables are not all a posterior's, which `bayeshlm.to_pymc(rows=True)` is for.
 
     Parameters
     ----------
