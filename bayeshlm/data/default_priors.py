@@ -17,6 +17,7 @@ from bayeshlm.spec.model import Model, default_widths
 from bayeshlm.spec.priors import At, HalfNormal, HalfStudentT, Normal, Prior
 
 WIDTH = 2.5  # standard deviations, as in rstanarm and Bambi
+BINARY = 1e-9  # relative error at which a variance is that of zeros and ones
 
 
 def scaled_priors(model: Model, data: Any) -> Model:
@@ -30,7 +31,7 @@ def scaled_priors(model: Model, data: Any) -> Model:
 
     Where effects multiply (log and logit links, lognormal) the same, with fixed widths on the scale of logs or log odds
     in place of those of y: 10 for the intercept (5 for counts and odds), about 0; 2.5 for slopes; 0.5 for group effects
-    (1 for log odds).
+    (1 for log odds); categories and columns of 0 and 1 count there as of unit spread, however rare they are.
 
     Without an intercept, the categories that take its place get its prior; where there are none, columns and response
     count by their root mean square.
@@ -146,9 +147,12 @@ class _Scales:
         outcome = float(about[-1])
         residual = float(spread[-1]) * math.sqrt(weight / statistics.rows)  # sigma belongs to a row of weight 1
         widths = (WIDTH * outcome, WIDTH * outcome, outcome)
+        columns = np.where(about[:-1] > 0, about[:-1], np.maximum(np.abs(centre[:-1]), 1e-300))
         if model.family_spec.multiplicative:
             middle, widths = 0.0, default_widths(model.family_spec)
-        columns = np.where(about[:-1] > 0, about[:-1], np.maximum(np.abs(centre[:-1]), 1e-300))
+            share, square = centre[:-1], spread[:-1] ** 2
+            binary = np.abs(square - share * (1 - share)) <= BINARY * np.maximum(square, BINARY)
+            columns = np.where(binary, 1.0, columns)
         rounded = np.array([_near(float(m), float(s)) for m, s in zip(centre[:-1], columns, strict=True)])
         return cls(middle, *widths, residual, rounded, columns)
 

@@ -5,15 +5,20 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import bayeshlm as bh
 from bayeshlm.data.compress import compress
 from bayeshlm.engines.exact.build import build_problem
 from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.pymc.source.writer import pymc_source
 from bayeshlm.errors import PriorError
 from bayeshlm.posterior.sensitivity import log_prior
 from bayeshlm.simulation.default_priors import with_design_priors
+from tests.engines.generative import MODE
 
+PRIORS = {"year": bh.Normal(0.02, 0.1), "arm": bh.Normal(0.1, 0.5), "1|site_sigma": bh.HalfNormal(0.5),
+          "sigma": bh.HalfNormal(1)}  # fmt: skip
 LOGNORMAL = bh.Model("y ~ year + (1 | site)", family="lognormal")
 
 
@@ -106,6 +111,45 @@ def test_engines_take_the_prior_at_its_point(years) -> None:
         drawn = pm.sample_prior_predictive(2000, var_names=["Intercept", "year"], random_seed=1)["prior"]
     told = (drawn["Intercept"] + 2019 * drawn["year"]).values.ravel()
     assert abs(np.median(told) - 1) < 5 * 1.25 * 0.6 / np.sqrt(2000)  # five standard errors of the median
+
+
+def test_codings_of_two_arms_have_the_same_priors(years) -> None:
+    data = years.assign(old=(years["arm"] == "old").astype(int))
+    priors = [bh.scaled_priors(bh.Model(f"y ~ {x}", family="lognormal"), data).priors for x in ("arm", "old")]
+    assert priors[0]["arm"] == priors[1]["old"] == bh.Normal(0, 2.5)
+    assert [next(iter(p["Intercept"].point.values())) for p in priors] == [
+        pytest.approx(data["old"].mean(), abs=0.005)
+    ] * 2
+
+
+@pytest.mark.parametrize("form", ["compressed", "rows", "source"])
+def test_pymc_has_the_same_prior(years, form: str) -> None:
+    """Log density with the prior at the columns less that with one at x = 0 is the priors' difference, at any point."""
+    data = years.head(20)
+    at = bh.At(bh.Normal(0.3, 0.7), {"year": 2019.5, "arm[old]": 0.4})
+    differences: list[float] = []
+    point: dict[str, np.ndarray] = {}
+    for intercept in (at, bh.Normal(-5, 0.7)):
+        model = bh.Model("y ~ year + arm + (1 | site)", family="lognormal", priors={**PRIORS, "Intercept": intercept})
+        if form == "source":
+            names: dict[str, object] = {}
+            exec(pymc_source(bh.compress(model, data)), names)
+            built = names["build"](data)  # type: ignore[operator]  # a function, by its documentation
+        else:
+            built = bh.to_pymc(model, data, rows=form == "rows")
+        rng = np.random.default_rng(3)
+        start = built.initial_point()
+        point = point or {name: value + 0.3 * rng.normal(size=np.shape(value)) for name, value in start.items()}
+        shown = built.compile_fn(
+            built.replace_rvs_by_values([*built.free_RVs, *built.deterministics]), inputs=built.value_vars, mode=MODE,
+            point_fn=False, on_unused_input="ignore",
+        )  # fmt: skip
+        told = shown(*(point[v.name] for v in built.value_vars))
+        values = dict(zip([v.name for v in (*built.free_RVs, *built.deterministics)], told, strict=True))
+        differences.append(float(built.compile_logp(jacobian=False, mode=MODE)(point)))
+        place = float(values["Intercept"] + 2019.5 * values["year"] + 0.4 * np.squeeze(values["arm"]))
+    expected = stats.norm(0.3, 0.7).logpdf(place) - stats.norm(-5, 0.7).logpdf(values["Intercept"])
+    assert differences[0] - differences[1] == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_sensitivity_sees_the_prior_where_it_holds(years) -> None:
