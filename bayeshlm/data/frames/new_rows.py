@@ -96,7 +96,9 @@ def bind_rows(
     absent = [name for name in wanted if name not in schema]
     if absent:
         raise DataError(f"Column not in the data: {listed(absent)}. The data have {listed(schema, 20)}.")
-    text = [f"{name!r} is {schema[name]}" for name in as_numbers if not schema[name].is_numeric()]
+    # Booleans may stand for what was 0 and 1 in the fit.
+    numeric = {name for name in as_numbers if schema[name].is_numeric() or schema[name] == nw.Boolean}
+    text = [f"{name!r} is {schema[name]}" for name in as_numbers if name not in numeric]
     if text:
         raise DataError(f"A number is needed: {'; '.join(text)}. Convert the column before predicting.")
     alias = {name: f"c{k}" for k, name in enumerate(wanted)}
