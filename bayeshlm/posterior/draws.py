@@ -43,13 +43,19 @@ def dataset(posterior: xr.DataTree, group: str = "posterior") -> xr.Dataset:
 
 
 def flat(posterior: xr.DataTree, name: str) -> Array:
-    """Draws of a variable, chains joined: (draws, ...). Raises DataError where only its moments were kept."""
+    """Draws of a variable, chains joined: (draws, ...). Raises DataError where its moments or nothing are kept."""
     if name in moments_of(posterior):
         raise DataError(
             f"Of {name!r} only means and standard deviations were kept (its level has too many groups); this needs "
             'draws. Fit with effects="draws", and fewer draws if memory is short, or ask for a level with fewer groups.'
         )
-    values = dataset(posterior)[name].values
+    found = dataset(posterior)
+    if name not in found:
+        raise DataError(
+            f"The posterior has no variable {name!r}, which its model has: it was changed, or made by another version "
+            "of bayeshlm (earlier ones fitted the effects of (0 + factor | g) without their correlations). Fit again."
+        )
+    values = found[name].values
     return np.asarray(values.reshape(-1, *values.shape[2:]))
 
 
