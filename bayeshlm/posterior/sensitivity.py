@@ -22,6 +22,7 @@ from bayeshlm.posterior.draws import (
     model_of,
     scalars,
     statistics_of,
+    told_by_prior,
 )
 from bayeshlm.posterior.hyper import hyperparameters
 from bayeshlm.posterior.question import resolve
@@ -150,8 +151,9 @@ def log_prior(posterior: xr.DataTree) -> Array:
     """(draws,): log prior density of common effects, standard deviations and correlations, up to a constant."""
     total = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
     out = np.zeros(total)
+    layout = statistics_of(posterior).layout
     for name, prior in model_of(posterior).complete_priors.items():
-        draws = flat(posterior, name)
+        draws = told_by_prior(posterior, name, layout)
         if isinstance(prior, LKJ):
             out += (prior.eta - 1) * np.linalg.slogdet(draws)[1]
         else:

@@ -234,6 +234,13 @@ def test_words_for_missing_in_new_rows(reference: Any) -> None:
         bh.predict(reference, new)
 
 
+def test_new_rows_in_booleans_for_0_and_1() -> None:
+    posterior = bh.fit(MODEL, study(12, CODINGS["0/1"]), random_seed=1, draws=250)
+    new = study(12, CODINGS["0/1"]).head(20).drop(columns="y")
+    both = [bh.predict(posterior, new.assign(arm=arm), random_seed=1)["predictions"] for arm in (new.arm, new.arm == 1)]
+    np.testing.assert_array_equal(*(next(iter(part.data_vars.values())).to_numpy() for part in both))
+
+
 def with_days(values: Any) -> pd.DataFrame:
     return study(12, CODINGS["text"]).assign(day=values)
 

@@ -104,7 +104,9 @@ def bind_rows(
                 "group that the fit did not see give it any new label, and new_groups='population'."
             )
         raise DataError(" ".join([message, *filter(None, near)]))
-    text = [f"{name!r} is {schema[name]}" for name in as_numbers if not schema[name].is_numeric()]
+    # Booleans may stand for what was 0 and 1 in the fit.
+    numeric = {name for name in as_numbers if schema[name].is_numeric() or schema[name] == nw.Boolean}
+    text = [f"{name!r} is {schema[name]}" for name in as_numbers if name not in numeric]
     if text:
         raise DataError(f"A number is needed: {'; '.join(text)}. Convert the column before predicting.")
     alias = {name: f"c{k}" for k, name in enumerate(wanted)}

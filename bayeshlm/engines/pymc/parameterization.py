@@ -23,7 +23,7 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.observations import varying_columns
 from bayeshlm.errors import EngineError
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import Cauchy, Normal, Prior, StudentT
+from bayeshlm.spec.priors import Cauchy, Flat, Normal, Prior, StudentT, base_prior
 
 PARAMETERIZATIONS = ("auto", "centered", "noncentered")
 GRID = 8.0  # log tau is looked at this far from the log of the noise
@@ -134,7 +134,7 @@ def _centring(information: float, free: int, level: Level) -> float:
 
 def _prior_precision(model: Model) -> float:
     """Of the intercept; 0 where its prior has no scale, or there is none."""
-    match model.complete_priors.get("Intercept"):
+    match base_prior(model.complete_priors.get("Intercept", Flat())):
         case Normal(sigma=scale) | StudentT(sigma=scale) | Cauchy(beta=scale):
             return 1.0 / max(scale**2, float(np.finfo(float).tiny))
     return 0.0
