@@ -192,7 +192,7 @@ def _centred(posterior: xr.DataTree, statistics: Statistics, problem: Problem) -
     total = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
     parts = [flat(posterior, block.name).reshape(total, -1) for block in statistics.layout.common]
     beta = np.concatenate(parts, axis=1) if parts else np.zeros((total, 0))
-    return np.asarray(beta @ problem.lift.T - problem.offset)
+    return np.asarray(beta @ problem.centring.T - problem.offset)
 
 
 def _sense(draws: Array, log: Array) -> Array:

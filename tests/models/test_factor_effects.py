@@ -44,7 +44,7 @@ def test_a_factor_by_group_has_the_standard_error_of_lme4() -> None:
     density = marginal(CODED)
     root = np.linalg.cholesky(covariance)
     swept = density.sweep(np.array([sigma]), [root[:, :, None]])
-    back = np.linalg.inv(density.problem.lift)
+    back = np.linalg.inv(density.problem.centring)
     found = back @ np.linalg.inv(swept.information[0]) @ back.T
     assert np.sqrt(found[1, 1]) == pytest.approx(se, rel=1e-9)
     for i, j in ((0, 0), (1, 0), (1, 1)):  # and they are the engine's mode, the covariance's off-diagonal included

@@ -81,8 +81,8 @@ def build_problem(statistics: Statistics) -> Problem:
         cells = np.arange(len(statistics.count))
         rows = np.bincount(statistics.residual, statistics.count, len(layout.residual.labels))
         split = Split(above, statistics.residual, rows, levels[-1].groups if levels else 1)
-    lift = _lift(layout.common_columns, centre)
-    offset = _offset(statistics, centre, lift)
+    centring = _lift(layout.common_columns, centre)
+    offset = _offset(statistics, centre, centring)
     # The offset's fit is taken out of y beforehand, and added to beta: a fit that explains nearly everything would else
     # leave the density as a small difference of large numbers, anew at every theta.
     residual = np.eye(len(centre))
@@ -92,12 +92,12 @@ def build_problem(statistics: Statistics) -> Problem:
         else:
             mean[:, -1] += centre[-1] - offset[position]
     mean, scatter = mean @ residual.T, residual @ statistics.scatter @ residual.T
-    precision, prior_mean, log_determinant = _common_prior(statistics, lift, offset)
+    precision, prior_mean, log_determinant = _common_prior(statistics, centring, offset)
     scales, correlations = _hyperparameters(statistics, order)
     constant = -0.5 * statistics.rows * math.log(2 * math.pi) + 0.5 * statistics.sum_log_weight
     problem = Problem(
         tuple(levels), tuple(order), statistics.weight[cells], mean[cells], scatter[cells],
-        statistics.rows, constant + statistics.log_jacobian, layout.common_columns, lift, offset, precision,
+        statistics.rows, constant + statistics.log_jacobian, layout.common_columns, centring, offset, precision,
         prior_mean, log_determinant, scales, correlations, sum(scale.variable == "sigma" for scale in scales), split,
         None if nested is not None else statistics.codes[:, order],
     )  # fmt: skip
@@ -146,16 +146,16 @@ def _too_slow(statistics: Statistics, categories: int) -> str | None:
 
 def _lift(columns: tuple[int, ...], centre: Array) -> Array:
     """Shift absorbed by the intercept: u0_centred = u0 + sum_j centre_j u_j."""
-    lift = np.eye(len(columns))
+    centring = np.eye(len(columns))
     if 0 in columns:
         row = columns.index(0)
         for j, column in enumerate(columns):
             if column:
-                lift[row, j] = centre[column - 1]
-    return lift
+                centring[row, j] = centre[column - 1]
+    return centring
 
 
-def _offset(statistics: Statistics, centre: Array, lift: Array) -> Array:
+def _offset(statistics: Statistics, centre: Array, centring: Array) -> Array:
     """Common effects (p,), in centred coordinates, near which the posterior's are: the pooled fit within groups.
 
     A prior that is very much narrower than its distance to that fit keeps its mean instead.
@@ -164,9 +164,9 @@ def _offset(statistics: Statistics, centre: Array, lift: Array) -> Array:
     _, fitted = within_fit(statistics)
     offset = np.array([fitted[column - 1] if column else centre[-1] for column in columns])
     means, precisions, points = _prior_moments(statistics)
-    told = points @ np.linalg.solve(lift, offset)
+    told = points @ np.linalg.solve(centring, offset)
     told = np.where(precisions * (told - means) ** 2 > FAR**2, means, told)
-    return np.asarray(lift @ np.linalg.solve(points, told))
+    return np.asarray(centring @ np.linalg.solve(points, told))
 
 
 def _prior_moments(statistics: Statistics) -> tuple[Array, Array, Array]:
@@ -181,13 +181,13 @@ def _prior_moments(statistics: Statistics) -> tuple[Array, Array, Array]:
     return np.array(means), np.array(precisions), prior_points(layout, priors)
 
 
-def _common_prior(statistics: Statistics, lift: Array, offset: Array) -> tuple[Array, Array, float]:
+def _common_prior(statistics: Statistics, centring: Array, offset: Array) -> tuple[Array, Array, float]:
     """(precision, mean, log determinant of the proper part) of the common effects in centred coordinates."""
     means, diagonal, points = _prior_moments(statistics)
-    told = points @ np.linalg.inv(lift)  # what the priors speak of, from centred coordinates
+    told = points @ np.linalg.inv(centring)  # what the priors speak of, from centred coordinates
     proper = diagonal > 0
     log_determinant = float(np.log(diagonal[proper]).sum()) + math.log(2 * math.pi) * int((~proper).sum())
-    return told.T @ (diagonal[:, None] * told), lift @ np.linalg.solve(points, means) - offset, log_determinant
+    return told.T @ (diagonal[:, None] * told), centring @ np.linalg.solve(points, means) - offset, log_determinant
 
 
 def _hyperparameters(statistics: Statistics, order: list[int]) -> tuple[tuple[Scale, ...], tuple[Correlation, ...]]:

@@ -61,14 +61,14 @@ class ProblemLevel:
     ----------
     columns : tuple of int
         Its k effects' columns among (1, columns, y).
-    lift : (k, k)
-        Effects of the centred columns = lift @ effects of the columns as the user wrote them.
+    centring : (k, k)
+        Effects of the centred columns = centring @ effects of the columns as the user wrote them.
     parent : (groups,) int
         Group of the level above (zeros on the outermost, and where levels are crossed).
     """
 
     columns: tuple[int, ...]
-    lift: Array
+    centring: Array
     parent: Codes
     groups: int
 
@@ -78,7 +78,7 @@ class Problem:
     """Cross products and priors, in centred coordinates.
 
     Columns are (1, design columns, y). A column is centred where every block that uses it has an intercept to absorb
-    the shift; the shift then moves into the blocks' coordinates: ``beta_centred = lift @ beta - offset``, exactly.
+    the shift; the shift then moves into the blocks' coordinates: ``beta_centred = centring @ beta - offset``, exactly.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Problem:
         where levels are crossed), y less the fit of `within_fit`, which `offset` adds back to the common effects.
     common : tuple of int
         Columns of the common effects.
-    lift : (p, p), offset : (p,)
+    centring : (p, p), offset : (p,)
     precision, prior_mean : (p, p), (p,)
         Of the common effects in centred coordinates; 0 where flat.
     log_prior_determinant : float
@@ -108,7 +108,7 @@ class Problem:
     rows: int
     constant: float
     common: tuple[int, ...]
-    lift: Array
+    centring: Array
     offset: Array
     precision: Array
     prior_mean: Array

@@ -5,6 +5,6 @@ factored, at every theta where it is small, else at few nodes between which the 
 
 * `density`: `Crossed`, the density as it stands; `products`: what of it does not depend on theta
 * `products_by_sigma`: the same where sigma differs by a factor
-* `interpolated`: `Tabulated`, the density by polynomials; `polynomials`: those; `moments`: where the search for their
-  region starts; `draws`: effects from few factorisations
+* `interpolated`: `Interpolated`, the density by polynomials; `polynomials`: those
+* `moments`: where the search for their region starts; `draws`: effects from few factorisations
 """

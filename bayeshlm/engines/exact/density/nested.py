@@ -19,7 +19,7 @@ from bayeshlm.arrays import Array
 from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.density.effects import draw_by_class, draw_group, unexplained
 from bayeshlm.engines.exact.density.protocol import Sweep, Upper, in_chunks
-from bayeshlm.engines.exact.density.residuals import full_moments, pivot_centred, pooled
+from bayeshlm.engines.exact.density.residuals import full_moments, pooled, project_out_centred
 from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
 
@@ -88,9 +88,9 @@ class Marginal:
         self.residual = least_residual(problem)
         x_and_y = (*problem.common, width - 1)
         self.square = np.ix_(x_and_y, x_and_y)
-        pull = problem.precision @ problem.prior_mean
-        self.prior = np.block([[problem.precision, pull[:, None]], [pull[None], problem.prior_mean @ pull]])
-        self.lifted = [not np.array_equal(level.lift, np.eye(len(level.lift))) for level in problem.levels]
+        rhs = problem.precision @ problem.prior_mean
+        self.prior = np.block([[problem.precision, rhs[:, None]], [rhs[None], problem.prior_mean @ rhs]])
+        self.lifted = [not np.array_equal(level.centring, np.eye(len(level.centring))) for level in problem.levels]
 
     @property
     def diagnostics(self) -> dict[str, float]:
@@ -131,7 +131,7 @@ class Marginal:
         weight, mean, scatter = pooled(problem.split, problem.weight, problem.mean, problem.scatter, sigma)
         if not problem.levels:
             return full_moments(weight, mean, scatter)[:, :, 0], log_determinant, []
-        rows, rest = pivot_centred(weight, mean, scatter, problem.levels[-1].columns)
+        rows, rest = project_out_centred(weight, mean, scatter, problem.levels[-1].columns)
         moments, part, upper = self._eliminate(len(problem.levels) - 1, rows, rest, roots[-1])
         log_determinant, uppers = log_determinant + part, [upper]
         for level in range(len(problem.levels) - 2, -1, -1):
@@ -157,7 +157,7 @@ class Marginal:
 
     def _upper_sweep(self, level: int, moments: Array, root: Array) -> tuple[Array, Array, Upper]:
         """A level above the innermost; moments (c, c, groups, B) already count in units of the noise."""
-        rows, rest = linalg.pivot(moments, self.problem.levels[level].columns)
+        rows, rest = linalg.project_out(moments, self.problem.levels[level].columns)
         return self._eliminate(level, rows, rest, root)
 
     def _eliminate(self, level: int, rows: Array, rest: Array, root: Array) -> tuple[Array, Array, Upper]:
@@ -165,7 +165,7 @@ class Marginal:
         record = self.problem.levels[level]
         factor = rows[:, record.columns]
         if self.lifted[level]:
-            factor = np.einsum("icgb,cj->ijgb", factor, record.lift)
+            factor = np.einsum("icgb,cj->ijgb", factor, record.centring)
         k = len(record.columns)
         inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
         for i in range(k):
@@ -236,33 +236,35 @@ class Marginal:
             for b, root in enumerate(linalg.stacked_cholesky(sweep.information)):  # its transpose is in LAPACK's order
                 half = blas.dtrsv(root.T, sweep.score[b], lower=0, trans=1) + noise[b]
                 centred[b] = blas.dtrsv(root.T, half, lower=0)
-        beta = (centred + problem.offset) @ np.linalg.inv(problem.lift).T
-        # What every column is worth to a group so far: common effects, then those of its ancestors. (c - 1, groups, B)
-        worth = np.zeros((problem.width - 1, 1, batch))
-        worth[list(problem.common), 0] = centred.T
+        beta = (centred + problem.offset) @ np.linalg.inv(problem.centring).T
+        # Of every column, for each group so far: common effects, then those of its ancestors. (c - 1, groups, B)
+        coefficients = np.zeros((problem.width - 1, 1, batch))
+        coefficients[list(problem.common), 0] = centred.T
         drawn = []
         for index, level in enumerate(problem.levels[:levels]):
-            worth = worth[:, level.parent]
+            coefficients = coefficients[:, level.parent]
             innermost = index == len(problem.levels) - 1 and problem.split is None
             rows = self.leaf.rows[..., None] if innermost else sweep.uppers[index].rows
             factor = self.leaf.factor[..., None] if innermost else sweep.uppers[index].factor
             precision = sigma**-2 if innermost else np.ones(batch)
             if innermost and len(level.columns) > 1 and FEW_CLASSES * len(self.leaf.members) <= level.groups:
-                residual = unexplained(rows, worth)
+                residual = unexplained(rows, coefficients)
                 effect = draw_by_class(residual, self.leaf.distinct, self.leaf.kind, roots[index], precision, rng)
             else:
-                effect = draw_group(rows, factor, roots[index], precision, worth, rng)
+                effect = draw_group(rows, factor, roots[index], precision, coefficients, rng)
             drawn.append(effect)
-            lifted = np.einsum("ij,jgb->igb", level.lift, effect)
+            lifted = np.einsum("ij,jgb->igb", level.centring, effect)
             for i, column in enumerate(level.columns):
-                worth[column] += lifted[i]
+                coefficients[column] += lifted[i]
         return beta, drawn
 
 
 def least_residual(problem: Problem) -> Array:
     """(parts,): sum of squares within cells that no effects whatever can explain, by category of sigma."""
     part = np.zeros(len(problem.weight), dtype=np.int64) if problem.split is None else problem.split.part
-    _, rest = linalg.pivot(np.moveaxis(problem.scatter, 0, 2), tuple(range(problem.width - 2)))  # slopes of its own
+    _, rest = linalg.project_out(
+        np.moveaxis(problem.scatter, 0, 2), tuple(range(problem.width - 2))
+    )  # slopes of its own
     return np.bincount(part, np.maximum(rest[-1, -1], 0.0))
 
 
@@ -303,8 +305,8 @@ def columns_first(problem: Problem) -> tuple[Array, Array, Array]:
 def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
     level = problem.levels[-1]
     k = len(level.columns)
-    rows, rest = pivot_centred(*columns_first(problem), level.columns)
-    factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
+    rows, rest = project_out_centred(*columns_first(problem), level.columns)
+    factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.centring)
     distinct, kind = np.unique(factor.reshape(k * k, -1), axis=1, return_inverse=True)
     classes = distinct.shape[1]
     parents = int(level.parent.max()) + 1

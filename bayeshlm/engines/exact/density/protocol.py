@@ -46,7 +46,7 @@ class Density(Protocol):
 
     Implemented for nested levels (`density.nested.Marginal`), for crossed ones (`crossed.density.Crossed`; either with
     one residual standard deviation or several) and, for large crossed levels, by polynomials that agree with it
-    (`crossed.interpolated.Tabulated`). `density.bind` chooses.
+    (`crossed.interpolated.Interpolated`). `density.bind` chooses.
     """
 
     problem: Problem

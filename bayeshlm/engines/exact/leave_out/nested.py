@@ -19,7 +19,7 @@ from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.build import build_problem
 from bayeshlm.engines.exact.density.bind import collapse
 from bayeshlm.engines.exact.density.nested import columns_first
-from bayeshlm.engines.exact.density.residuals import pivot_centred, pooled
+from bayeshlm.engines.exact.density.residuals import pooled, project_out_centred
 from bayeshlm.engines.exact.hyperparameters import search_box
 from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.engines.sampling import importance
@@ -125,7 +125,7 @@ def constants(statistics: Statistics, index: int, groups: int) -> tuple[Array, A
 
 def _leaf(problem: Problem) -> tuple[Array, Array]:
     """Innermost groups' pseudo-observations (k, c, groups) and what is left (c, c, groups), before any noise."""
-    return pivot_centred(*columns_first(problem), problem.levels[-1].columns)
+    return project_out_centred(*columns_first(problem), problem.levels[-1].columns)
 
 
 def _sweep(problem: Problem, leaf: tuple[Array, Array] | None, sigma: Array, roots: list[Array]) -> list[Swept]:
@@ -138,13 +138,13 @@ def _sweep(problem: Problem, leaf: tuple[Array, Array] | None, sigma: Array, roo
     else:
         assert problem.split is not None
         cells = pooled(problem.split, problem.weight, problem.mean, problem.scatter, sigma)
-        rows, rest = pivot_centred(*cells, problem.levels[-1].columns)
+        rows, rest = project_out_centred(*cells, problem.levels[-1].columns)
     for level in range(last, -1, -1):
         if level < last:
             below, parent = swept[0], problem.levels[level + 1].parent
             first = np.argsort(parent, kind="stable")[np.searchsorted(np.sort(parent), np.arange(parent.max() + 1))]
             moments = below.says[:, :, first] + below.others[:, :, first]
-            rows, rest = linalg.pivot(moments, problem.levels[level].columns)
+            rows, rest = linalg.project_out(moments, problem.levels[level].columns)
         says, log_determinant = _eliminate(problem, level, rows, rest, roots[level])
         swept.insert(0, Swept(says, _others(says, problem.levels[level].parent), log_determinant))
     return swept
@@ -154,7 +154,7 @@ def _eliminate(problem: Problem, level: int, rows: Array, rest: Array, root: Arr
     """(what is said about the levels above (c, c, groups, B), log determinants (groups, B)); `rest` is overwritten."""
     record = problem.levels[level]
     k = len(record.columns)
-    factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.lift)
+    factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.centring)
     inverse, log_determinant = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
     for i in range(k):
         rest += rows[i][:, None] * np.sum(inverse[i][:, None] * rows, axis=0)[None]
@@ -200,7 +200,7 @@ def _without(problem: Problem, swept: list[Swept], level: int, roots: list[Array
         gone = gone + _by_parent(swept[lower].log_determinant, ancestor, len(gone))
     moments, above = swept[level].others, problem.levels[level].parent
     for upper in range(level - 1, -1, -1):
-        rows, rest = linalg.pivot(moments, problem.levels[upper].columns)
+        rows, rest = linalg.project_out(moments, problem.levels[upper].columns)
         says, log_determinant = _eliminate(problem, upper, rows, rest, roots[upper])
         gone = gone + swept[upper].log_determinant[above] - log_determinant
         moments, above = says + swept[upper].others[:, :, above], problem.levels[upper].parent[above]
@@ -223,12 +223,12 @@ def _precision(problem: Problem, moments: Array) -> Array:
 def _root(problem: Problem, moments: Array, scale: Array) -> Array:
     """Log determinant of the common effects' precision plus the quadratic form, (groups, B); NaN where singular."""
     x, y = list(problem.common), problem.width - 1
-    pull = problem.precision @ problem.prior_mean
-    quadratic = moments[y, y] + problem.prior_mean @ pull
+    rhs = problem.precision @ problem.prior_mean
+    quadratic = moments[y, y] + problem.prior_mean @ rhs
     if not x:
         return np.asarray(quadratic)
     precision = _precision(problem, moments) / (scale[:, None] * scale[None])
-    score = (moments[x, y] + pull[:, None, None]) / scale
+    score = (moments[x, y] + rhs[:, None, None]) / scale
     with np.errstate(invalid="ignore", divide="ignore"):  # a singular precision ends as NaN, which says so
         lower = linalg.cholesky(precision)
         half = linalg.solve_lower(lower, score)
