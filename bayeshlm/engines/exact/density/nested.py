@@ -8,6 +8,7 @@ information form). What a group says about everything above it is then again a m
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -294,7 +295,13 @@ def weighted_inverses(factor: Array, root: Array, noise: Array, members: Array) 
         if found is not None:
             return found
     inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), noise)
-    return inverse[np.triu_indices(len(factor))], members @ log_determinants
+    entries = inverse[_upper(len(factor))] if len(factor) > 1 else inverse[0]
+    return entries, members @ log_determinants
+
+
+@functools.cache
+def _upper(k: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(k)
 
 
 def columns_first(problem: Problem) -> tuple[Array, Array, Array]:
