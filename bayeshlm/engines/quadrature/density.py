@@ -99,7 +99,7 @@ class Density:
             some = np.empty(len(rows))
             log_likelihoods(
                 self.problem.cells, self._tree(), values.beta[rows], par[rows], self._scales(values)[rows], self.start,
-                shift[rows], gap, drop, some,
+                shift[rows], gap, drop, some, np.empty(len(self.start)),
             )  # fmt: skip
             likelihood[rows] = some
 
@@ -168,15 +168,18 @@ class Density:
 
     def begin_at(self, phi: Array) -> bool:
         """Look for modes from those at phi (d,) from now on; False where they could not be found."""
-        from bayeshlm.engines.quadrature.compiled import modes_at
+        from bayeshlm.engines.quadrature.compiled import log_likelihoods
 
         if not self.problem.scales:
             return True
         values = self.values(phi[None])
         par, _ = self._parameters(values)
-        start = self.start + self._shift(values)
-        found = modes_at(self.problem.cells, self._tree(), values.beta[0], par[0], self._scales(values)[0], start)
-        if not np.isfinite(found).all():
+        value, found = np.empty(1), np.empty(len(self.start))
+        log_likelihoods(
+            self.problem.cells, self._tree(), values.beta, par, self._scales(values), self.start, self._shift(values),
+            FINE, DROP, value, found,
+        )  # fmt: skip
+        if not np.isfinite(value[0]):
             return False
         self.start, self.start_at = found, self._intercept(values)[0]
         return True

@@ -95,13 +95,14 @@ def respond(table: Table, *, centred: bool) -> Response:
     match family:
         case "bernoulli" | "binomial":
             both = np.stack([table.trials, np.zeros(table.rows)], axis=1)
-            return Response(family, 0.0, y, table.offset, softplus=Kind(every, table.offset, both))
+            sums = {"constant": table.constant}
+            return Response(family, 0.0, y, table.offset, softplus=Kind(every, table.offset, both), sums=sums)
         case "poisson":
             # Joined rows carry the log of their summed exposures, and each row alone was exposed once.
             ones = np.ones((table.rows, 1))
             return Response(
                 family, 0.0, y, table.offset, exponential=Kind(every, table.offset, ones), rates=(1.0,),
-                sums={"constant": -float(gammaln(y + 1).sum())},
+                sums={"constant": table.constant - float(y @ table.offset)},
             )  # fmt: skip
         case "negative_binomial":
             both = np.stack([y, np.ones(table.rows)], axis=1)
