@@ -24,6 +24,7 @@ FINE, FINEST = 1.0, 0.5  # gaps of the density, and of what it is measured by
 FINEST_DROP = 30.0
 TINY, HUGE = 1e-30, 1e30  # what scores make of standard deviations is held within
 SHARE = 64  # points a thread is given at a time
+NEGLIGIBLE = 60.0  # below the highest log density: e^-60 of it is nothing
 WORTH_THREADS = 0.02  # seconds of work left
 
 
@@ -48,12 +49,15 @@ class Density:
         Totals from which their mode is looked for, where the sampled intercept is `start_at`.
     failures : int
         Points at which the integral could not be found; their density counts as 0.
+    best : float
+        The highest log density seen.
     """
 
     problem: Problem
     start: Array = field(default_factory=lambda: np.zeros(0))
     start_at: float = 0.0
     failures: int = 0
+    best: float = -np.inf
 
     def __post_init__(self) -> None:
         if not len(self.start):
@@ -89,7 +93,9 @@ class Density:
 
         values = self.values(phi)
         out = np.full(len(phi), -np.inf)
-        possible = np.flatnonzero(np.isfinite(values.log_prior))
+        # Probabilities are at most 1: where the prior alone is that far down, nothing is left to look for.
+        floor = self.best - NEGLIGIBLE if self.problem.discrete else -np.inf
+        possible = np.flatnonzero(np.isfinite(values.log_prior) & (values.log_prior > floor))
         par, constant = self._parameters(values)
         shift = self._shift(values)
         likelihood = np.full(len(phi), np.nan)
@@ -105,9 +111,10 @@ class Density:
 
         in_threads(part, possible)
         out[possible] = (likelihood + constant + values.log_prior)[possible]
-        failed = np.isnan(out)
+        failed = np.isnan(out) | (out == np.inf)
         self.failures += int(failed.sum())
         out[failed] = -np.inf
+        self.best = max(self.best, float(out.max(initial=-np.inf)))
         return out
 
     def draw_effects(self, phi: Array, rng: np.random.Generator) -> tuple[list[Array], Array]:
