@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bayeshlm.spec.model import Model as Model
     from bayeshlm.spec.priors import LKJ as LKJ
     from bayeshlm.spec.priors import PC as PC
+    from bayeshlm.spec.priors import At as At
     from bayeshlm.spec.priors import Cauchy as Cauchy
     from bayeshlm.spec.priors import Exponential as Exponential
     from bayeshlm.spec.priors import Flat as Flat
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
 _PRIORS = (
     "Normal", "StudentT", "Cauchy", "Flat", "HalfNormal", "HalfStudentT", "HalfCauchy", "Exponential", "Gamma",
-    "InverseGamma", "LogNormal", "Uniform", "LKJ", "PC",
+    "InverseGamma", "LogNormal", "Uniform", "LKJ", "PC", "At",
 )  # fmt: skip
 _HOME = {
     "Comparison": "posterior.compare",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+from collections.abc import Iterable
+
+CLOSE = 0.7  # share of letters in common, from which on another name may be meant
 
 
 class BayeshlmError(ValueError):
@@ -48,6 +52,13 @@ def listed(names: object, limit: int = 10) -> str:
     items = [repr(str(name)) for name in names]  # type: ignore[attr-defined]  # any iterable; str() below is total
     rest = len(items) - limit
     return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """`Did you mean 'cltype'? ` where a known name is much like this one, else nothing; for the start of an advice."""
+    names = {str(other).casefold(): str(other) for other in known}
+    close = difflib.get_close_matches(str(name).casefold(), names, n=1, cutoff=CLOSE)
+    return f"Did you mean {names[close[0]]!r}? " if close else ""
 
 
 def outside_package() -> int:

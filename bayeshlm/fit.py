@@ -216,9 +216,9 @@ def _complete(model: Model, statistics: Statistics) -> tuple[Model, list[str]]:
     """Make every prior explicit; for families that need a scale it comes from the statistics, and is said."""
     model = bound_model(model, statistics.layout)
     missing = model.missing_priors
-    if not missing:
-        return model.with_priors(model.complete_priors), []
     complete = scale_priors(model, statistics)
+    if not missing:
+        return complete, []
     chosen = ", ".join(f"{name} ~ {complete.complete_priors[name]}" for name in missing)
     note = f"Default priors, scaled by the data: {chosen}."
     warnings.warn(

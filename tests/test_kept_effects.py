@@ -92,7 +92,7 @@ def test_slopes_by_category_keep_their_labels() -> None:
         "arm|g_sigma": bh.HalfNormal(1), "sigma": bh.HalfNormal(1),
     })  # fmt: skip
     moments = bh.fit(model, frame, random_seed=1, draws=250, effects="moments")["effect_moments"]
-    assert moments["arm|g"].dims == ("moment", "g", "arm_dim")
+    assert moments["arm|g"].dims == ("moment", "g", "arm|g_dim")
     assert moments["1|g"].dims == ("moment", "g")
     assert bool(np.isfinite(moments["arm|g"]).all())
 

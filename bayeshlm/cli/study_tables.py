@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bayeshlm.cli.tables import decimals, fixed
 from bayeshlm.cli.terminal import Grid, Terminal
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ SHOWN_ROWS = 12
 
 def plan(terminal: Terminal, result: xr.Dataset) -> str:
     """Recommendation and designs. PASS, REVIEW (none is sure to meet the target) or FAIL (none does)."""
-    from bayeshlm.report.plan_page import collect, frontier_of
+    from bayeshlm.report.plan_page import collect, figure, frontier_of
     from bayeshlm.studies.plan.planned import amount
 
     page = collect(result, figures=False)
@@ -33,13 +32,7 @@ def plan(terminal: Terminal, result: xr.Dataset) -> str:
     if math.isfinite(float(result["cost"][0])):
         columns.append(("cost", [amount(float(result["cost"][k])) for k in shown]))
     for name, title in (("p_best", "P(best)"), ("expected_loss", "loss"), ("assurance", "assurance")):
-        values = [float(result[name][k]) for k in shown]
-        errors = [float(result[f"{name}_se"][k]) for k in shown]
-        places = min((decimals(error) for error in errors if error > 0), default=3)
-        cells = [
-            f"{fixed(v, places)} \N{PLUS-MINUS SIGN}{fixed(e, places)}" for v, e in zip(values, errors, strict=True)
-        ]
-        columns.append((title, cells))
+        columns.append((title, [figure(result, k, name) for k in shown]))
     recommended = [k for k, index in enumerate(shown) if labels[index] == result.attrs["recommended"]]
     note = f"\N{PLUS-MINUS SIGN}: Monte Carlo standard error. Loss: {result.attrs['loss_unit']}."
     if left_out:

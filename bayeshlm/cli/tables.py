@@ -23,7 +23,10 @@ PROBABILITIES = {
 
 
 def parameters(summary: pd.DataFrame, kind: str, title: str, note: str = "") -> Grid:
-    """Rows of one kind of `bayeshlm.summarize`: mean, sd, interval, effective sample size, R-hat."""
+    """Rows of one kind of `bayeshlm.summarize`: mean, sd, interval, effective sample size, R-hat.
+
+    Shares of variance by their median, as everywhere.
+    """
     import pandas as pd
 
     part = summary[summary["kind"] == kind]
@@ -31,14 +34,14 @@ def parameters(summary: pd.DataFrame, kind: str, title: str, note: str = "") -> 
         f"{variable}[{label}]" if pd.notna(label) else str(variable)
         for variable, label in zip(part["variable"], part["label"], strict=True)
     ]
-    places = [decimals(sd) for sd in part["sd"]]
+    places, centre = [decimals(sd) for sd in part["sd"]], "median" if kind == "derived" else "mean"
     figures = [
         aligned([fixed(v, p) for v, p in zip(part[column], places, strict=True)])
-        for column in ("mean", "sd", "lower", "upper")
+        for column in (centre, "sd", "lower", "upper")
     ]
     figures.append([whole(v) for v in part["ess_bulk"]])
     figures.append([fixed(v, 3) for v in part["rhat"]])
-    columns = ("", "mean", "sd", "95 % from", "to", "ESS", "R-hat")
+    columns = ("", centre, "sd", "95 % from", "to", "ESS", "R-hat")
     return Grid(title, columns, tuple(zip(names, *figures, strict=True)), note)
 
 

@@ -6,13 +6,15 @@ asked of a study; the records hold arrays and labels only, so that no floor abov
 * `compress`: rows in, statistics out: the driver; `table`: rows, for likelihoods that sums do not suffice for
 * `statistics`: the record of sums, and how two parts add up; `cross_products`: weighted moments, pooled and projected
 * `layout`: which design columns a formula has, and which parameters they carry; `groups`: groupings as codes and labels
-* `default_priors`: priors on the scale of the data; `store`: statistics as a Dataset, and back
+* `default_priors`: priors on the scale of the data; `prior_points`: where the intercept's holds
+* `store`: statistics as a Dataset, and back
 * `frames/`: stores, columns, categories, missing values; new rows for a model that was fitted
 * `summing/`: rows -> sums a cell -> statistics; the columns that two parts have in common
 * `checks/`: rows, responses, groups, arms: every offender named before any work
 """
 
 __all__ = [
-    "checks", "compress", "cross_products", "default_priors", "frames", "groups", "layout", "statistics", "store",
+    "checks", "compress", "cross_products", "default_priors", "frames", "groups", "layout", "prior_points",
+    "statistics", "store",
     "table",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import contextlib
 import numpy as np
 
 from bayeshlm.arrays import Array
-from bayeshlm.data.cross_products import project_out
+from bayeshlm.data import cross_products
 
 FEW_DIGITS = 1e-8  # share of a diagonal entry below which a pivot has lost half its digits
 PIVOT_TOLERANCE = 1e-12  # share of a column's square below which nothing but rounding is left of it
@@ -142,7 +142,7 @@ def _two_rows(f: Array, noise: Array | float) -> tuple[Array, Array, Array, Arra
     return first + noise, second + noise, f[0, 0] * f[1, 0] + f[0, 1] * f[1, 1], determinant
 
 
-def pivot(moments: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
+def project_out(moments: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
     """Project the given columns out of cross products, one at a time.
 
     Parameters
@@ -159,4 +159,4 @@ def pivot(moments: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
     rest : (c, c, ...)
         Cross products of what is left; zero in the projected columns.
     """
-    return project_out(moments, columns, PIVOT_TOLERANCE)
+    return cross_products.project_out(moments, columns, PIVOT_TOLERANCE)

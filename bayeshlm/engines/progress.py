@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
+
+LATE = 2.0  # seconds after which a bar appears
 
 
 @contextlib.contextmanager
@@ -42,6 +46,42 @@ def progress_bar(title: str, total: int, *, shown: bool, done: int = 0) -> Itera
             bar.update(task, completed=done, note=note, rate=_rate(bar.tasks[0].speed))
 
         yield show
+
+
+@contextlib.contextmanager
+def late_bar(title: str, *, shown: bool, after: float = LATE) -> Iterator[Callable[[int, int], None]]:
+    """`progress_bar` for what mostly is over before anybody would look: it appears after some seconds.
+
+    The function it hands out takes (done, all that is expected). What is expected to take more than a minute is said.
+    """
+    if not shown:
+        yield lambda done, expected: None
+        return
+    began, latest = time.monotonic(), [0, 1]
+    with contextlib.ExitStack() as stack:
+        lock, bars = threading.Lock(), []  # type: tuple[threading.Lock, list[Callable[[int, str], None] | None]]
+
+        def appear() -> None:
+            with lock:
+                if not bars:
+                    bars.append(stack.enter_context(progress_bar(title, latest[1], shown=True, done=latest[0])))
+
+        def show(done: int, expected: int) -> None:
+            latest[:] = [done, expected]
+            with lock:
+                if bars and bars[0] is not None:
+                    seconds = (time.monotonic() - began) * (expected / max(done, 1) - 1)
+                    bars[0](min(done, expected), f"about {seconds / 60:.0f} min to go" if seconds > 60 else "")
+
+        timer = threading.Timer(after, appear)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield show
+        finally:
+            timer.cancel()
+            with lock:  # an appearance under way is waited for, a later one finds the place taken
+                bars.append(None)
 
 
 def _rate(speed: float | None) -> str:

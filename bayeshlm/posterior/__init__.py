@@ -5,7 +5,7 @@ name in `by=`, `decide=` or `level=` stands for: one rule for every verb), `valu
 arms and the values of a number are worth), `wording` (figures in words), `shares` (variances) and `hyper` (back to what
 the engine computes with).
 
-* `diagnose`, `convergence`: did it converge?
+* `diagnose`, `convergence`: did it converge? `conflict`: do the data lie where the priors expected them?
 * `summarize`, `predict`, `compare`; of the latter `comparison` is the record, made of `figures` and `verdict`, and
   `response` puts arms on the scale of the response
 * `loo`, `evidence`, `sensitivity`, `check`, `naive`: how far to trust it, and what an analysis of rows would claim

@@ -111,7 +111,7 @@ def compare(
         values = values_of(statistics, question, lambda name: flat(posterior, name), reference=reference, at=at)
     units = Scale(family.effect, family.contrast, family.link == "logit")
     if scale == "response":
-        units = Scale("difference", "difference", False)
+        units = Scale("difference", "difference", False, risks=family.link == "logit")
     if not np.isfinite(values.draws).all():
         raise DataError(
             f"The draws of {values.name!r} hold values that are not finite: there is nothing to compare. See diagnose."
@@ -131,11 +131,12 @@ def compare(
 
 @dataclass(frozen=True)
 class Scale:
-    """What effects and contrasts are called, and whether the effects are of log odds."""
+    """What effects and contrasts are called, whether the effects are of log odds, or differences of risks."""
 
     effect: str
     contrast: str
     odds: bool
+    risks: bool = False
 
     @property
     def multiplicative(self) -> bool:
@@ -212,7 +213,8 @@ def _pairs(
         rows.append((labels[left], labels[right], *figures, *more))
     columns = ["a", "b", units.contrast, "lower", "upper", "p_greater", "p_rope"]
     columns += [] if values.means is None else ["ratio", "ratio_lower", "ratio_upper", "nnt"]
-    return pd.DataFrame(rows, columns=columns)
+    pairs = pd.DataFrame(rows, columns=columns)
+    return pairs if units.risks or values.means is None else pairs.drop(columns="nnt")  # nobody is treated for a mean
 
 
 def _of_means(

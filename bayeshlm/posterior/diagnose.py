@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeshlm.posterior.conflict import conflict_messages
 from bayeshlm.posterior.convergence import convergence
-from bayeshlm.posterior.draws import dataset, model_of, scalars
+from bayeshlm.posterior.draws import dataset, model_of, scalars, statistics_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,7 +69,7 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
     -------
     Diagnosis
         FAIL where R-hat exceeds 1.05, an effective sample size is below 25 a chain, Pareto k exceeds 0.7, more than
-        1 % of transitions diverged, or any figure is not a number.
+        1 % of transitions diverged, or any figure is not a number. REVIEW also where prior and data conflict.
     """
     parameters = model_of(posterior).parameters
     names = [str(name) for name in dataset(posterior).data_vars]
@@ -114,6 +115,8 @@ def diagnose(posterior: xr.DataTree, *, hyperparameters_only: bool = False) -> D
         target.append(f"{divergences} divergent transitions: some corner of the posterior may be missing.")
     if fallback:
         reviews.append(str(fallback))
+    if not failures and "statistics" in posterior.children:  # draws that did not converge tell nothing of the prior
+        reviews += conflict_messages(posterior, statistics_of(posterior))
     status = "FAIL" if failures else "REVIEW" if reviews else "PASS"
     cautions = json.loads(posterior.attrs.get("cautions", "[]"))  # of the design: no sampler can mend it
     return Diagnosis(status, max_rhat, min_ess, k, divergences, (*failures, *reviews, *cautions))

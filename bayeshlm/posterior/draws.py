@@ -9,10 +9,12 @@ import numpy as np
 
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Layout, Level
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_from_dataset
 from bayeshlm.errors import DataError
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.priors import At
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,13 +43,19 @@ def dataset(posterior: xr.DataTree, group: str = "posterior") -> xr.Dataset:
 
 
 def flat(posterior: xr.DataTree, name: str) -> Array:
-    """Draws of a variable, chains joined: (draws, ...). Raises DataError where only its moments were kept."""
+    """Draws of a variable, chains joined: (draws, ...). Raises DataError where its moments or nothing are kept."""
     if name in moments_of(posterior):
         raise DataError(
             f"Of {name!r} only means and standard deviations were kept (its level has too many groups); this needs "
             'draws. Fit with effects="draws", and fewer draws if memory is short, or ask for a level with fewer groups.'
         )
-    values = dataset(posterior)[name].values
+    found = dataset(posterior)
+    if name not in found:
+        raise DataError(
+            f"The posterior has no variable {name!r}, which its model has: it was changed, or made by another version "
+            "of bayeshlm (earlier ones fitted the effects of (0 + factor | g) without their correlations). Fit again."
+        )
+    values = found[name].values
     return np.asarray(values.reshape(-1, *values.shape[2:]))
 
 
@@ -113,6 +121,15 @@ def common_of(draws: Lookup, layout: Layout) -> Array:
     """As `common_draws`; (1, 0) where there are none."""
     found = [draws(block.name) for block in layout.common]
     return np.concatenate([values.reshape(len(values), -1) for values in found] or [np.zeros((1, 0))], axis=1)
+
+
+def told_by_prior(posterior: xr.DataTree, name: str, layout: Layout) -> Array:
+    """(draws, ...) of what a parameter's prior speaks of: itself, or the linear predictor at a point (see `At`)."""
+    priors = model_of(posterior).complete_priors
+    if not isinstance(priors.get(name), At):
+        return flat(posterior, name)
+    row = prior_points(layout, priors)[layout.common_columns.index(0)]
+    return np.asarray(common_draws(posterior, layout) @ row)
 
 
 def new_effects(

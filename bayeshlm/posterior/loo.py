@@ -31,7 +31,11 @@ FEWEST, SECONDS, MOST_SECONDS = 400, 60.0, 900.0  # of crossed levels: draws kep
 
 
 def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
-    """Expected log predictive density of a group that is left out of the fit (leave-one-group-out).
+    """Leaves out GROUPS, not rows: expected log predictive density of a group that the fit has not seen.
+
+    For leaving out rows there is ArviZ: `arviz_stats.loo` on a fit that holds a log likelihood of rows. For two models
+    of the same rows never compare the two figures alone: `arviz_stats.compare({"a": loo(a), "b": loo(b)})` gives the
+    difference with its standard error.
 
     The left-out group's rows are predicted together, its own effects and those of the groups inside it integrated out:
     the question is how a NEW instructor would do, not a new student of a known one. Given the standard deviations and

@@ -51,9 +51,12 @@ class NaiveComparison:
         The contrast to show where there is room for one, as in the Comparison.
     rows : int
     design_effect : float
-        Mean posterior variance of a contrast over its mean variance by least squares (Kish 1965, section 5.4).
+        Mean posterior variance of a contrast over its mean variance by least squares (Kish 1965, section 5.4). Never
+        below 1: where the posterior varies less, that is shrinkage (`shrinks`), no effect of the design.
     effective_rows : float
         Rows over design effect.
+    shrinks : bool
+        Whether the posterior is surer than least squares on rows.
     prob : float
     """
 
@@ -65,6 +68,7 @@ class NaiveComparison:
     design_effect: float
     effective_rows: float
     prob: float
+    shrinks: bool
 
     def pair(self, a: Any, b: Any) -> dict[str, float]:
         """The contrast of `a` against `b`, whichever way round `pairs` lists it. Raises KeyError for no such pair."""
@@ -78,20 +82,21 @@ class NaiveComparison:
     def sentence(self) -> str:
         """What ignoring the groups does to this comparison, in words."""
         effect = self.design_effect
+        if self.shrinks:
+            return (
+                "The groups inform one another (shrinkage), so that the posterior is surer of this comparison than a "
+                "row-level analysis that ignores them."
+            )
         if not math.isfinite(effect):
             return "Rows alone cannot tell these groups apart: there is no row-level analysis to set beside this one."
-        head = (
+        if effect <= 1 + SAME:
+            return "For this comparison it makes no difference whether the groups are taken into account."
+        times = _count(math.sqrt(effect))
+        return (
             f"For this comparison {self.rows:,} rows carry the information of {_count(self.effective_rows)} "
-            f"(design effect {_count(effect)})"
+            f"(design effect {_count(effect)}): a row-level analysis that ignores the groups gives intervals about "
+            f"{times} times too narrow."
         )
-        if effect > 1 + SAME:
-            times = _count(math.sqrt(effect))
-            return (
-                f"{head}: a row-level analysis that ignores the groups gives intervals about {times} times too narrow."
-            )
-        if effect < 1 - SAME:
-            return f"{head}: the groups inform one another, so the posterior is surer than a row-level analysis."
-        return f"{head}: here it makes no difference whether the groups are taken into account."
 
 
 def naive_comparison(posterior: xr.DataTree, by: str, *, prob: float = 0.95) -> NaiveComparison:
@@ -156,10 +161,10 @@ def beside(posterior: xr.DataTree, comparison: Comparison) -> NaiveComparison:
     })  # fmt: skip
     known = np.isfinite(naive_sd) & (naive_sd > 0)
     effect = float((honest_sd[known] ** 2).mean() / (naive_sd[known] ** 2).mean()) if known.any() else math.nan
-    effective = statistics.rows / effect if effect > 0 else math.nan
+    shrinks, effect = effect < 1 - SAME, max(effect, 1.0) if math.isfinite(effect) else effect
     return NaiveComparison(
         comparison.by, model.family_spec.contrast, pairs, comparison.shown_pair, statistics.rows,
-        effect, effective, comparison.prob,
+        effect, statistics.rows / effect, comparison.prob, shrinks,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Column, Layout, Level
 from bayeshlm.data.statistics import Statistics
-from bayeshlm.errors import DataError, listed
+from bayeshlm.errors import DataError, did_you_mean, listed
 from bayeshlm.spec.expressions import Node, evaluate_expression
 from bayeshlm.spec.model import matching
 from bayeshlm.spec.terms import Factor, Term, variable_name
@@ -75,7 +75,7 @@ def resolve(statistics: Statistics, by: object) -> Question:
     if by.startswith("1|"):
         level = _full_name(layout, by[2:])
         if level is None:
-            raise DataError(f"There is no level {by[2:]!r}. {_choices(statistics)}")
+            raise DataError(f"There is no level {by[2:]!r}. {_choices(statistics, by[2:])}")
         return _groups(level)
     terms = [term for term in statistics.model.terms.common if term.factors]
     exact = matching(by, [term.name for term in terms])
@@ -113,7 +113,7 @@ def _by_last_column(statistics: Statistics, by: str) -> Question:
             f"The formula has no interaction {by!r}: it makes the effect of {parts[0]!r} the same at all values of "
             f"{parts[1]!r}. Write {parts[0]} * {parts[1]} to let them differ."
         )
-    raise DataError(f"{by!r} is neither a level nor a common effect. {_choices(statistics)}")
+    raise DataError(f"{by!r} is neither a level nor a common effect. {_choices(statistics, by)}")
 
 
 def find_groups(statistics: Statistics, by: object) -> Level:
@@ -160,7 +160,7 @@ def with_subgroup(statistics: Statistics, question: Question, subgroup: str) -> 
     terms = [term for term in statistics.model.terms.common if term.factors]
     found = _columns(subgroup, terms)
     if found is None or len(found) != 1:
-        raise DataError(f"subgroup={subgroup!r} is no common effect. {_choices(statistics)}")
+        raise DataError(f"subgroup={subgroup!r} is no common effect. {_choices(statistics, subgroup)}")
     column = found[0]
     if column == question.column:
         raise DataError(f"subgroup={subgroup!r} is what is compared itself.")
@@ -341,9 +341,10 @@ def _groups(level: Level) -> Question:
     return Question(level.name, "groups", level=level)
 
 
-def _choices(statistics: Statistics) -> str:
+def _choices(statistics: Statistics, asked: str) -> str:
     levels = [level.name for level in statistics.layout.levels]
     effects = common_columns(statistics.layout)
     parts = [f"the level{'s' * (len(levels) > 1)} {listed(levels)}"] if levels else []
     parts += [f"the common effect{'s' * (len(effects) > 1)} {listed(effects)}"] if effects else []
-    return f"There are {' and '.join(parts)}." if parts else "The model has neither levels nor common effects."
+    near = did_you_mean(asked, [*levels, *effects, *(level.rpartition(":")[2] for level in levels)])
+    return f"{near}There are {' and '.join(parts)}." if parts else "The model has neither levels nor common effects."

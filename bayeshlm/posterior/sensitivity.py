@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from bayeshlm.arrays import Array
 from bayeshlm.data.checks.clusters import few_children
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.exact.build import build_problem, nested_order
-from bayeshlm.engines.exact.crossed.density import Crossed
-from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.density.bind import exact_density
 from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.errors import EngineError
 from bayeshlm.posterior.draws import (
@@ -23,6 +22,7 @@ from bayeshlm.posterior.draws import (
     model_of,
     scalars,
     statistics_of,
+    told_by_prior,
 )
 from bayeshlm.posterior.hyper import hyperparameters
 from bayeshlm.posterior.question import resolve
@@ -151,8 +151,9 @@ def log_prior(posterior: xr.DataTree) -> Array:
     """(draws,): log prior density of common effects, standard deviations and correlations, up to a constant."""
     total = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
     out = np.zeros(total)
+    layout = statistics_of(posterior).layout
     for name, prior in model_of(posterior).complete_priors.items():
-        draws = flat(posterior, name)
+        draws = told_by_prior(posterior, name, layout)
         if isinstance(prior, LKJ):
             out += (prior.eta - 1) * np.linalg.slogdet(draws)[1]
         else:
@@ -166,11 +167,11 @@ def log_likelihood(posterior: xr.DataTree, statistics: Statistics, chosen: NDArr
     By Bayes' rule from what the sweep gives: p(y | b, theta) = p(y | theta) p(b | y, theta) / p(b).
     """
     problem = build_problem(statistics)
-    density: Any = Marginal(problem) if nested_order(statistics) is not None else Crossed(problem)
+    density = exact_density(problem)
     sigma, roots = hyperparameters(posterior, statistics, problem)
     beta = _centred(posterior, statistics, problem)[chosen]
     sigma, roots = sigma[chosen], [root[:, :, chosen] for root in roots]
-    step = int(getattr(density, "chunk", 16))
+    step = density.chunk
     out = np.empty(len(chosen))
     for start in range(0, len(chosen), step):
         part = slice(start, start + step)
@@ -191,7 +192,7 @@ def _centred(posterior: xr.DataTree, statistics: Statistics, problem: Problem) -
     total = dataset(posterior).sizes["chain"] * dataset(posterior).sizes["draw"]
     parts = [flat(posterior, block.name).reshape(total, -1) for block in statistics.layout.common]
     beta = np.concatenate(parts, axis=1) if parts else np.zeros((total, 0))
-    return np.asarray(beta @ problem.lift.T - problem.offset)
+    return np.asarray(beta @ problem.centring.T - problem.offset)
 
 
 def _sense(draws: Array, log: Array) -> Array:

@@ -19,11 +19,11 @@ from bayeshlm.posterior.check import GroupMeanCheck, check_group_means
 from bayeshlm.posterior.compare import compare
 from bayeshlm.posterior.comparison import Comparison
 from bayeshlm.posterior.diagnose import Diagnosis, diagnose
-from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of
+from bayeshlm.posterior.draws import flat, model_of, moments_of, statistics_of, told_by_prior
 from bayeshlm.posterior.naive import NaiveComparison, beside, row_analysis
 from bayeshlm.posterior.question import Question, assigned_level, resolve, treatment
 from bayeshlm.posterior.shares import residual_note
-from bayeshlm.posterior.summarize import summarize
+from bayeshlm.posterior.summarize import derived, summarize
 from bayeshlm.posterior.values import check_question
 from bayeshlm.posterior.wording import percent, probability, said, spelled
 from bayeshlm.report import comparing, description, plots
@@ -31,6 +31,7 @@ from bayeshlm.report.description import Table, interval, number, parameter_name
 from bayeshlm.report.leaveout import LeftOut, left_out
 from bayeshlm.report.svg import shown, style
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.priors import At, base_prior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,7 @@ def collect(
     naive = beside(posterior, comparison) if comparison is not None and row_analysis(model) else None
     summary = _summary(posterior)
     check = check_group_means(posterior, random_seed=0) if numbers else None
-    components, ratios, shares = _variance(summary)
+    components, ratios, shares = _variance(posterior, summary)
     panels, beyond = _panels(posterior, summary) if numbers else ((), 0)
     drops, levels = description.data_table(posterior, statistics)
     name = model.terms.response.name
@@ -139,7 +140,7 @@ def collect(
         panels=panels, panels_left_out=beyond,
         formula=model.formula, family=model.family, maths=tuple(description.maths(model, statistics)),
         source=Markup("\n").join(map(shown, pymc_source(statistics).splitlines())),
-        priors=description.priors_table(model, summary, PROB), drops=drops, levels=levels,
+        priors=description.priors_table(posterior, model, summary, PROB), drops=drops, levels=levels,
         provenance=description.provenance(posterior),
     )  # fmt: skip
 
@@ -333,7 +334,7 @@ def _contrasts(comparison: Comparison) -> Plate:
     return Plate(Markup(plots.forest(rows, alt=alt, key="contrasts")), caption, f"{comparison.by}, pair by pair")
 
 
-def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
+def _variance(posterior: xr.DataTree, summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, float], ...]]:
     rows, ratios, shares = [], [], []
     for row in summary[summary["kind"].isin(["variance component", "shape"])].to_dict("records"):
         name = parameter_name(row)
@@ -347,10 +348,11 @@ def _variance(summary: pd.DataFrame) -> tuple[Table, Table, tuple[tuple[str, flo
     for row in summary[summary["kind"] == "derived"].to_dict("records"):
         name = f"{row['label']} (ICC)" if row["variable"] == "ICC" else f"R\N{SUPERSCRIPT TWO}, {row['label']}"
         ratios.append((name, number(row["median"], 3), interval(row["lower"], row["upper"], 3)))
-        if row["variable"] == "ICC":
-            shares.append((str(row["label"]), float(row["mean"])))
-    if ratios:
-        shares.append(("within groups", 1 - sum(share for _, share in shares)))
+    # Medians, as in the table; what is left is a quantity of its own, whose median is not 1 less the others.
+    levels = [(str(label), draws) for name, label, draws in derived(posterior) if name == "ICC"]
+    if levels:
+        shares = [(label, float(np.median(draws))) for label, draws in levels]
+        shares.append(("within groups", float(np.median(1 - np.sum([draws for _, draws in levels], axis=0)))))
     headers = ("component", "posterior median", f"{PROB:.0%} interval", "effective draws", "R-hat")
     known = shares if len(shares) > 1 and all(math.isfinite(share) for _, share in shares) else []
     return Table(headers, tuple(rows)), Table(("", "median", f"{PROB:.0%} interval"), tuple(ratios)), tuple(known)
@@ -391,13 +393,16 @@ def _panels(posterior: xr.DataTree, summary: pd.DataFrame) -> tuple[tuple[Plate,
             variable = row["variable"]
             index = seen.get(variable, 0)
             seen[variable] = index + 1
-            draws = _scalar(posterior, variable, index)
+            located = isinstance(model.complete_priors[variable], At)
+            told = told_by_prior(posterior, variable, statistics_of(posterior).layout) if located else None
+            draws = _scalar(posterior, variable, index) if told is None else told
             prior, size = model.complete_priors[variable], description.dimension_of(summary, variable)
-            curve = description.prior_curve(prior, size)
+            curve = description.prior_curve(base_prior(prior), size)
             grid = _window(draws, prior.bounds if not variable.startswith("corr|") else (-1.0, 1.0), curve)
-            density = None if curve is None else description.density_of(prior, grid, size)
+            density = None if curve is None else description.density_of(base_prior(prior), grid, size)
             name = parameter_name(row)
-            alt = f"{name}: prior {prior}, posterior {number(row['median'])} ({interval(row['lower'], row['upper'])})."
+            middle, lower, upper = np.quantile(draws, [0.5, (1 - PROB) / 2, (1 + PROB) / 2])
+            alt = f"{name}: prior {prior}, posterior {number(middle)} ({interval(lower, upper)})."
             svg = plots.prior_to_posterior(draws, grid, density, alt=alt, key=f"prior{k}")
             plates.append(Plate(Markup(svg), f"prior {prior}" + ("" if curve is not None else ": no curve"), name))
     return tuple(plates), len(wanted) - len(plates)

@@ -13,8 +13,9 @@ from markupsafe import Markup
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
+from bayeshlm.posterior.draws import statistics_of, told_by_prior
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import LKJ, Prior
+from bayeshlm.spec.priors import LKJ, At, Prior, base_prior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,15 +159,20 @@ def _error(model: Model, statistics: Statistics) -> Markup:
     return line if spread is None else line + Markup(" &emsp;{:,} standard deviations").format(len(spread.labels))
 
 
-def priors_table(model: Model, summary: pd.DataFrame, prob: float) -> Table:
-    """Every parameter: its prior, the prior's interval, the posterior's."""
+def priors_table(posterior: xr.DataTree, model: Model, summary: pd.DataFrame, prob: float) -> Table:
+    """Every parameter: its prior, the prior's interval, the posterior's, of what the prior speaks of."""
+    tails = [(1 - prob) / 2, (1 + prob) / 2]
     rows = []
     for row in summary[summary["kind"].isin(["common effect", "variance component", "shape"])].to_dict("records"):
         prior = model.complete_priors[row["variable"]]
         name = parameter_name(row)
-        curve = prior_curve(prior, dimension_of(summary, row["variable"]))
-        before = "\N{EN DASH}" if curve is None else interval(*prior_quantiles(curve, [(1 - prob) / 2, (1 + prob) / 2]))
-        rows.append((name, str(prior), before, number(row["median"]), interval(row["lower"], row["upper"])))
+        curve = prior_curve(base_prior(prior), dimension_of(summary, row["variable"]))
+        before = "\N{EN DASH}" if curve is None else interval(*prior_quantiles(curve, tails))
+        middle, after = row["median"], (row["lower"], row["upper"])
+        if isinstance(prior, At):
+            told = told_by_prior(posterior, row["variable"], statistics_of(posterior).layout)
+            name, middle, after = f"{name}, at that point", np.median(told), tuple(np.quantile(told, tails))
+        rows.append((name, str(prior), before, number(middle), interval(*after)))
     headers = ("parameter", "prior", f"prior {prob:.0%} interval", "posterior median", f"posterior {prob:.0%} interval")
     return Table(headers, tuple(rows), 2)
 

@@ -57,8 +57,9 @@ def left_out(posterior: xr.DataTree, statistics: Statistics) -> LeftOut | None:
     note = f"The {len(table)} least expected of {len(labels):,} groups." if rest else ""
     sentence = (
         f"Each group of {level.name} predicted by a fit to the others, its own effect integrated out: expected "
-        f"log predictive density {number(result.elpd)} (standard error {number(result.se, 2)}). Of two models of these "
-        "rows the one with the larger figure predicts new groups better."
+        f"log predictive density {number(result.elpd)} (standard error {number(result.se, 2)}). Against another model "
+        "of these rows the difference counts, with its own standard error over the same groups: "
+        "arviz_stats.compare of two results of bayeshlm.loo."
     )
     if result.warning:
         sentence += " Where Pareto k exceeds 0.7 the figure is not reliable."

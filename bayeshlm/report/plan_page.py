@@ -12,13 +12,14 @@ from markupsafe import Markup
 from bayeshlm.report import study, study_plots
 from bayeshlm.report.contents import Plate
 from bayeshlm.report.description import Table, number
-from bayeshlm.report.study import Section, StudyPage, with_error
+from bayeshlm.report.study import Section, StudyPage, loss_with_error, share_with_error, with_error
 
 if TYPE_CHECKING:
     import xarray as xr
 
 MOST_DESIGNS = 200
 DECISIONS = (("p_best", "P(choose the best)"), ("expected_loss", "expected loss"), ("assurance", "assurance"))
+SHARES, LOSSES = ("p_best", "assurance", "power", "coverage"), ("expected_loss", "outcome_loss")
 CONTRASTS = (("width", "interval width"), ("power", "power"), ("type_s", "type S"), ("type_m", "type M"),
              ("coverage", "coverage"))  # fmt: skip
 
@@ -71,7 +72,7 @@ def _verdict(result: xr.Dataset) -> tuple[str, tuple[str, ...]]:
     k = int(np.nanargmin(losses))
     lead = (
         f"{result['design'].values[k]} decides best of {result.sizes['design']} designs: expected loss "
-        f"{with_error(losses[k], float(result['expected_loss_se'][k]))}, in {attrs['loss_unit']}."
+        f"{figure(result, k, 'expected_loss')}, in {attrs['loss_unit']}."
     )
     return lead, (_in_words(result, k), "No target was set, so that none is recommended.")
 
@@ -85,23 +86,24 @@ def _direction(maximize: object) -> tuple[str, ...]:
 
 def _in_words(result: xr.Dataset, k: int) -> str:
     """One design's figures in a sentence."""
-
-    def figure(name: str) -> str:
-        return with_error(float(result[name][k]), float(result[f"{name}_se"][k]))
-
     decide, prob = result.attrs["decide"], float(result.attrs["prob"])
     text = (
-        f"It chooses the truly best {decide} with probability {figure('p_best')}, and is rightly sure of it "
-        f"(posterior probability of at least {prob:g}) with probability {figure('assurance')}. "
+        f"It chooses the truly best {decide} with probability {figure(result, k, 'p_best')}, and is rightly sure of it "
+        f"(posterior probability of at least {prob:g}) with probability {figure(result, k, 'assurance')}. "
     )
     if "outcome_loss" in result:
+        lost = float(result["expected_loss"][k])
+        if lost == 0:
+            return f"{text}In none of the studies anything was lost by the choice."
         text += (
-            f"Not choosing the best costs on average {number(100 * float(result['expected_loss'][k]), 3)} % of the "
-            f"outcome, which at a typical outcome of {number(result.attrs['typical_outcome'])} is "
-            f"{figure('outcome_loss')}."
+            f"The expected loss of its choice is {number(100 * lost, 2)} % of the outcome of "
+            f"{str(result.attrs['loss_unit']).removeprefix('share of the outcome of ')}, which at a typical outcome of "
+            f"{number(result.attrs['typical_outcome'])} is {figure(result, k, 'outcome_loss')}."
         )
     else:
-        text += f"Not choosing the best costs on average {figure('expected_loss')}, in {result.attrs['loss_unit']}."
+        text += (
+            f"The expected loss of its choice is {figure(result, k, 'expected_loss')}, in {result.attrs['loss_unit']}."
+        )
     return text
 
 
@@ -182,7 +184,15 @@ def _contrasts(result: xr.Dataset, order: list[int]) -> Table:
 
 
 def _figures(result: xr.Dataset, k: int, columns: tuple[tuple[str, str], ...]) -> list[str]:
-    return [with_error(float(result[name][k]), float(result[f"{name}_se"][k])) for name, _ in columns]
+    return [figure(result, k, name) for name, _ in columns]
+
+
+def figure(result: xr.Dataset, k: int, name: str) -> str:
+    """One design's figure with its error; shares and losses as so many studies can tell them."""
+    value, error, n = float(result[name][k]), float(result[f"{name}_se"][k]), int(result["finished"][k])
+    if name in SHARES:
+        return share_with_error(value, error, n)
+    return loss_with_error(value, error, n) if name in LOSSES else with_error(value, error)
 
 
 def _cost(result: xr.Dataset, k: int) -> str:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from bayeshlm.errors import listed
 from bayeshlm.report import study, study_plots
 from bayeshlm.report.contents import Plate
 from bayeshlm.report.description import Table, number
-from bayeshlm.report.study import Section, StudyPage, with_error
+from bayeshlm.report.study import Section, StudyPage, share_with_error, with_error
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,6 +24,7 @@ MOST_ROWS = 60
 WIDEST = 0.95  # the level of the verdict
 # With a fixed truth right intervals need not cover as often as they say: a prior pulls. So much less is no pull.
 TOO_LOW, ERRORS = 0.8, 3.0
+FALSE_ALARM = 0.05  # of all quantities together, that a bias is called more than chance
 
 
 def collect(result: xr.Dataset, *, figures: bool = True) -> StudyPage:
@@ -81,20 +83,37 @@ def _verdict(result: xr.Dataset, coverage: Any, error: Any, bad: NDArray[np.bool
             f"truth in surely less than {TOO_LOW:.0%} of the studies: {listed(names[bad], 6)}."
         )
     else:
+        sure = (coverage - ERRORS * error)[low] >= TOO_LOW
         lead = (
-            f"Recovered: the {WIDEST:.0%} intervals of all {len(names):,} quantities hold the truth in "
-            f"{100 * coverage[low]:.0f} to {100 * coverage[high]:.0f} % of {finished:,} simulated studies."
+            f"{'Recovered' if sure else 'Nothing speaks against recovery'}: the {WIDEST:.0%} intervals of all "
+            f"{len(names):,} quantities hold the truth in {100 * coverage[low]:.0f} to {100 * coverage[high]:.0f} % of "
+            f"{finished:,} simulated studies."
         )
-    z = np.abs(result["z"].values)
-    worst = int(np.nanargmax(z))
+        if not sure:
+            lead += f" So few studies cannot tell all coverages from {TOO_LOW:.0%}: run more replicates."
     second = [
-        f"Lowest: {names[low]}, {with_error(float(coverage[low]), float(error[low]))}. Largest bias: {names[worst]}, "
-        f"{with_error(float(result['bias'][worst]), float(result['bias_se'][worst]))}, which is {number(z[worst], 2)} "
-        "posterior standard deviations."
+        f"Lowest: {names[low]}, {share_with_error(float(coverage[low]), float(error[low]), finished)}. {_bias(result)}"
     ]
     if result.attrs.get("world"):
         second.append(f"The data were not made by the model, but by {result.attrs['world']}.")
     return lead, tuple(second)
+
+
+def _bias(result: xr.Dataset) -> str:
+    """The largest bias in posterior standard deviations of its own quantity, and whether chance alone can make it."""
+    bias, error, sd = result["bias"].values, result["bias_se"].values, result["sd"].values.mean(axis=0)
+    relative = np.abs(bias) / np.where(sd > 0, sd, np.nan)
+    if not np.isfinite(relative).any():
+        return ""
+    worst = int(np.nanargmax(relative))
+    text = (
+        f"Largest bias: {result['quantity'].values[worst]}, {with_error(float(bias[worst]), float(error[worst]))}, "
+        f"which is {number(relative[worst], 2)} of its posterior standard deviations"
+    )
+    limit = float(ndtri(1 - FALSE_ALARM / 2 / len(bias)))
+    if not abs(bias[worst]) > limit * error[worst]:
+        return f"{text}; of {len(bias):,} quantities chance alone makes one so large."
+    return f"{text}."
 
 
 def _panels(result: xr.Dataset, order: Any) -> tuple[Plate, ...]:
@@ -103,9 +122,8 @@ def _panels(result: xr.Dataset, order: Any) -> tuple[Plate, ...]:
         name = str(result["quantity"].values[k])
         truth, estimate = result["truth"].values[:, k], result["estimate"].values[:, k]
         bias = with_error(float(result["bias"][k]), float(result["bias_se"][k]))
-        covered = with_error(
-            float(result["coverage"].sel(level=WIDEST)[k]), float(result["coverage_se"].sel(level=WIDEST)[k])
-        )
+        widest = result.sel(level=WIDEST)
+        covered = share_with_error(float(widest["coverage"][k]), float(widest["coverage_se"][k]), len(truth))
         caption = f"bias {bias}; coverage {covered}"
         alt = f"{name}: {len(truth)} estimates against the truth; {caption}."
         svg = study_plots.estimates(truth, estimate, alt=alt, key=f"estimate{place}")
@@ -134,7 +152,9 @@ def _coverage(result: xr.Dataset, order: Any) -> Table:
         (
             str(result["quantity"].values[k]),
             *(
-                with_error(float(result["coverage"][k, j]), float(result["coverage_se"][k, j]))
+                share_with_error(
+                    float(result["coverage"][k, j]), float(result["coverage_se"][k, j]), int(result.attrs["finished"])
+                )
                 for j in range(len(levels))
             ),
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeshlm.posterior.wording import share
 from bayeshlm.report.contents import Plate
 from bayeshlm.report.description import Table, number
 from bayeshlm.spec.model import Model
@@ -54,9 +56,27 @@ def with_error(value: float, error: float, digits: int = 3) -> str:
     """A figure with its Monte Carlo standard error."""
     if error != error:
         return number(value, digits)
-    if abs(value) >= 10 and error >= 1:
-        return f"{value:,.0f} {PLUS_MINUS} {error:,.0f}"
-    return f"{number(value, digits)} {PLUS_MINUS} {number(error, 2)}"
+    if not (error > 0 and math.isfinite(value) and math.isfinite(error)):
+        return f"{number(value, digits)} {PLUS_MINUS} {number(error, 2)}"
+    places = max(0, 1 - math.floor(math.log10(error)))  # two digits of the error, and no more of the figure
+    if places > 6:
+        return f"{number(value, digits)} {PLUS_MINUS} {number(error, 2)}"
+    text = f"{value:,.{places}f} {PLUS_MINUS} {error:,.{places}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def share_with_error(value: float, error: float, n: int) -> str:
+    """A share of `n` studies with its Monte Carlo standard error; all or none of n is no certainty."""
+    if math.isnan(value) or n < 1:
+        return with_error(value, error)
+    if value in (0.0, 1.0):
+        return f"{share(round(value), n)} ({'all' if value > 0.5 else 'none'} of {n:,})"
+    return with_error(value, error)
+
+
+def loss_with_error(value: float, error: float, n: int) -> str:
+    """A mean over `n` studies of what is mostly 0: where none was above it, that and not 0 is what is known."""
+    return f"none seen in {n:,} studies" if value == 0 else with_error(value, error)
 
 
 def priors(model: Model, analysis: Model, params: Mapping[str, Any]) -> Table:

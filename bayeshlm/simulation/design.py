@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bayeshlm.arrays import Codes
-from bayeshlm.errors import DesignError, listed
+from bayeshlm.errors import DesignError, did_you_mean, listed
 from bayeshlm.spec.priors import LKJ, Flat, Prior
 
 Size = int | tuple[int, ...] | Prior
@@ -186,6 +186,13 @@ class Design:
             count = sum(size) if isinstance(size, tuple) else count * size
         return count
 
+    def _no_grouping(self, name: str) -> str:
+        """A name that is no level of groups, and why."""
+        if name == self.unit:
+            return f"the unit {name!r}, where a level of groups is asked for: {listed(self.groupings)}"
+        near = did_you_mean(name, self.groupings).strip().removesuffix("?")
+        return f"the unknown level {name!r}" + (f" ({near[0].lower()}{near[1:]}?)" if near else "")
+
     def draw(self, rng: np.random.Generator) -> Structure:
         """Draw the nesting (sizes that are distributions are drawn anew)."""
         parents: dict[str, Codes] = {}
@@ -219,14 +226,14 @@ class Design:
             if not isinstance(covariate.distribution, Prior) or isinstance(covariate.distribution, Flat | LKJ):
                 problems.append(f"covariate {name!r} needs a proper distribution, not {covariate.distribution!r}")
             if covariate.level is not None and covariate.level not in self.groupings:
-                problems.append(f"covariate {name!r} is on the unknown level {covariate.level!r}")
+                problems.append(f"covariate {name!r} is on {self._no_grouping(covariate.level)}")
         for name, treatment in self.treatments:
             if not isinstance(treatment, Treatment):
                 problems.append(f"treatment {name!r} is a {type(treatment).__name__}, not a bayeshlm.Treatment")
                 continue
             unknown = [k for k in (treatment.level, treatment.within) if k is not None and k not in self.groupings]
             if unknown:
-                problems.append(f"treatment {name!r} names the unknown level {listed(unknown)}")
+                problems.append(f"treatment {name!r} is on {' and '.join(map(self._no_grouping, unknown))}")
             elif treatment.within is not None and (
                 self.groupings.index(treatment.within) >= self.groupings.index(treatment.level)
             ):

@@ -10,10 +10,11 @@ import numpy as np
 
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Block, Layout, Level, bound_model
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.errors import DesignError, PriorError, listed
 from bayeshlm.simulation.design import Design
 from bayeshlm.spec.model import Model, matching
-from bayeshlm.spec.priors import LKJ
+from bayeshlm.spec.priors import LKJ, At
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -142,6 +143,11 @@ def draw_parameters(
         return np.atleast_1d(np.asarray(value, dtype=float))
 
     parts = [parameter(block.name, block.labels, block.dim) for block in layout.common]
+    common = np.concatenate(parts or [np.zeros(0)])
+    if isinstance(priors.get("Intercept"), At) and "Intercept" not in params:
+        # What was drawn is the linear predictor at a point; the intercept is the value at 0.
+        common = np.linalg.solve(prior_points(layout, priors), common)
+        truth["Intercept"] = ((), np.asarray(common[layout.common_columns.index(0)]))
     effects = []
     for level, groups in zip(layout.levels, labels, strict=True):
         root = _level_root(model, level, parameter, params, truth, coords, rng)
@@ -164,7 +170,7 @@ def draw_parameters(
         spread = layout.residual if name == "sigma" else None
         parameter(name, () if spread is None else spread.labels, "" if spread is None else spread.dim)
         extra[name] = truth[name][1]
-    return Parameters(truth, coords, np.concatenate(parts) if parts else np.zeros(0), tuple(effects), extra)
+    return Parameters(truth, coords, common, tuple(effects), extra)
 
 
 def _level_root(

@@ -16,7 +16,9 @@ from bayeshlm.data.layout import Level, residual_column
 from bayeshlm.errors import DesignError, listed
 from bayeshlm.randomness import generator
 from bayeshlm.simulation import responses
-from bayeshlm.simulation.design import Design, Structure, assign
+from bayeshlm.simulation.default_priors import with_design_priors
+from bayeshlm.simulation.design import Design
+from bayeshlm.simulation.frame import draw_columns
 from bayeshlm.simulation.parameters import Parameters, check_params, draw_parameters
 from bayeshlm.spec.expressions import compile_expression
 from bayeshlm.spec.model import Model
@@ -70,7 +72,8 @@ def simulate(
     PriorError
         Naming parameters that have neither a value nor a proper prior.
     """
-    data, drawn = draw_rows(model, design, check_params(model, design, params or {}), generator(random_seed))
+    checked = check_params(model, design, params or {})
+    data, drawn = draw_rows(with_design_priors(model, design), design, checked, generator(random_seed))
     return World(data, drawn.dataset())
 
 
@@ -78,12 +81,7 @@ def draw_rows(
     model: Model, design: Design, params: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[pd.DataFrame, Parameters]:
     """`simulate` with checked `params`: the rows and their parameters."""
-    data = draw_frame(design, rng)
-    if model.terms.trials is not None:
-        for name in set(model.terms.trials.node.columns()) & {covariate for covariate, _ in design.covariates}:
-            data[name] = np.maximum(np.rint(data[name]), 1).astype(np.int64)
-    response = model.terms.response.name
-    data[response] = 1.0
+    data, response = draw_columns(model, design, rng), model.terms.response.name
     rows = prepare(model, data)
     check_categories(rows.layout.categories, rows.missing)
     with np.errstate(all="ignore"):  # what is not finite is refused by name
@@ -93,31 +91,6 @@ def draw_rows(
     if model.family_spec.support in ("binary", "count", "successes"):
         data[response] = data[response].astype(np.int64)
     return data, drawn
-
-
-def draw_frame(design: Design, rng: np.random.Generator) -> pd.DataFrame:
-    """Groups, unit, treatments and covariates of a design, one row a unit."""
-    import pandas as pd
-
-    structure = design.draw(rng)
-    group_of_row = np.repeat(np.arange(len(structure.units)), structure.units)
-    ancestors = structure.ancestors()
-    columns: dict[str, Any] = {level: codes[group_of_row] for level, codes in ancestors.items()}
-    columns[design.unit] = np.arange(len(group_of_row))
-    for name, treatment in design.treatments:
-        arms = assign(treatment, structure, rng)[ancestors[treatment.level]][group_of_row]
-        # Arms keep their order: the first is the reference of a common effect, not the alphabet's first.
-        columns[name] = pd.Categorical(np.array(treatment.names)[arms], list(treatment.names))
-    for name, covariate in design.covariates:
-        columns[name] = _covariate(covariate.level, covariate.distribution.sample, structure, group_of_row, rng)
-    return pd.DataFrame(columns)
-
-
-def _covariate(level: str | None, sample: Any, structure: Structure, group_of_row: Any, rng: Any) -> Array:
-    if level is None:
-        return np.asarray(sample(rng, len(group_of_row)))
-    values = sample(rng, len(structure.parent[level]))
-    return np.asarray(values[structure.ancestors()[level]][group_of_row])
 
 
 def _groups(rows: Rows, level: Level) -> tuple[NDArray[np.int64], list[Any]]:

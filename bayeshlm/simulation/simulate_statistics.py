@@ -13,6 +13,7 @@ for any unit; covariates of units are drawn, in pieces that fit in memory, only 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from bayeshlm.data.groups import combine, joined_labels
 from bayeshlm.data.layout import Layout, bind, categorical_columns
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.randomness import generator
+from bayeshlm.simulation.default_priors import with_design_priors
 from bayeshlm.simulation.design import Design, Structure
 from bayeshlm.simulation.parameters import Parameters, check_params, draw_parameters
 from bayeshlm.simulation.simulate import check_categories, check_response, check_terms, draw_rows
@@ -91,9 +93,10 @@ def simulate_statistics(
     """
     rng = generator(random_seed)
     params = check_params(model, design, params or {})
+    given, model = model, with_design_priors(model, design)
     if needs_rows(model, design):
         data, drawn = draw_rows(model, design, params, rng)
-        return CompressedWorld(compress(model, data), drawn, "rows")
+        return CompressedWorld(compress(given, data), drawn, "rows")
     structure = design.draw(rng)
     groups = draw_groups(model, design, structure, rng)
     numeric = {name: name not in groups.categories for name in model.columns}
@@ -107,7 +110,9 @@ def simulate_statistics(
         check_terms([
             column.label for k, column in enumerate(layout.columns[1:]) if not np.isfinite(moments.scatter[:, k]).all()
         ])  # fmt: skip
-        return _with_response(model, layout, structure, groups.codes, moments, params, rng, mean_noise)
+        world = _with_response(model, layout, structure, groups.codes, moments, params, rng, mean_noise)
+    # As `compress(given, rows)` would have it: what the priors of an analysis are is not settled here.
+    return dataclasses.replace(world, statistics=dataclasses.replace(world.statistics, model=given))
 
 
 def needs_rows(model: Model, design: Design) -> bool:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
-from bayeshlm.errors import FormulaError, PriorError, listed
+from bayeshlm.errors import FormulaError, PriorError, did_you_mean, listed
 from bayeshlm.spec.families import Family, get_family
 from bayeshlm.spec.formula import parse_formula
 from bayeshlm.spec.priors import (
     LKJ,
+    At,
     Flat,
     HalfNormal,
     Normal,
@@ -42,11 +43,12 @@ class Model:
         is proportional to its mean), gamma, bernoulli, binomial (response ``p(successes, trials)``), poisson,
         negative_binomial. Effects add to the mean (gaussian, student_t), to its log odds (bernoulli, binomial), or to
         its log and so multiply (all others).
-    priors : mapping of str to Prior, optional
+    priors : mapping of str to Prior, or Model, optional
         Keys as the parameters are named in the posterior: ``Intercept``, ``log1p(hs_gpa)``, ``1|method_sigma``,
-        ``corr|subject``, ``sigma``. A prior belongs to the coefficient as the formula names it; ``Intercept`` is the
-        value at x = 0. What is left out gets a default: where effects multiply at once, in multiplicative terms and
-        without data; for gaussian and student_t by `bayeshlm.scaled_priors`.
+        ``corr|subject``, ``sigma``; a Model stands for its priors, as `bayeshlm.scaled_priors` returns them. A prior
+        belongs to the coefficient as the formula names it; ``Intercept`` is the value at x = 0. What is left out gets a
+        default on the scale of the columns, the intercept one at their means (see `bayeshlm.scaled_priors`): where
+        effects multiply, in multiplicative terms; for gaussian and student_t on the scale of the response.
     se : str, optional
         Column of known standard errors, as in meta-analysis; there is then no `sigma`. For gaussian and lognormal (then
         of the log).
@@ -68,7 +70,7 @@ class Model:
     formula: str
     _: dataclasses.KW_ONLY
     family: str = "gaussian"
-    priors: Mapping[str, Prior] | None = None
+    priors: Mapping[str, Prior] | Model | None = None
     se: str | None = None
     weights: str | None = None
     censored: Censoring | None = None
@@ -86,7 +88,8 @@ class Model:
         object.__setattr__(self, "terms", parse_formula(self.formula))
         object.__setattr__(self, "formula", self.terms.text)
         _check_family(self)
-        given = {} if self.priors is None else dict(self.priors)
+        priors = self.priors.priors if isinstance(self.priors, Model) else self.priors
+        given = dict(cast(Mapping[str, Prior] | None, priors) or {})
         object.__setattr__(self, "priors", Priors(self._checked(given)))
 
     @property
@@ -152,9 +155,20 @@ class Model:
         """Parameters that still need a prior (empty for families whose defaults need no data)."""
         return tuple(name for name in self.parameters if name not in self.complete_priors)
 
+    @property
+    def pending_priors(self) -> tuple[str, ...]:
+        """Parameters whose default prior is one of the columns it multiplies, so that it waits for data or a design."""
+        own = dict(self.extra)
+        waits = {name for name, kind in self.parameters.items() if kind in ("coefficient", "scale") and name not in own}
+        return tuple(name for name in self.parameters if name in waits and name not in cast(Priors, self.priors))
+
     @cached_property
     def complete_priors(self) -> dict[str, Prior]:
-        """The given priors and those defaults that need no data, in the order of `parameters`."""
+        """The given priors and those defaults that need no response, in the order of `parameters`.
+
+        Those of `pending_priors` are for columns of unit spread about 0, until `bayeshlm.data.default_priors` knows the
+        columns.
+        """
         given = cast(Mapping[str, Prior], self.priors)
         defaults = {name: prior for name, prior in self.extra if prior is not None}
         complete = {}
@@ -202,7 +216,8 @@ class Model:
         for name, prior in given.items():
             parameter = self.parameter(name)
             if parameter is None:
-                problems.append(f"{name!r} is not a parameter of this model")
+                near = did_you_mean(name, self.possible_parameters).strip()
+                problems.append(f"{name!r} is not a parameter of this model{f' ({near})' if near else ''}")
             elif not isinstance(prior, Prior):
                 problems.append(f"{name!r} has {prior!r}, which is not a prior such as bayeshlm.Normal(0, 1)")
             elif problem := _unsuitable(parameter, self.possible_parameters[parameter], prior):
@@ -232,6 +247,8 @@ def _key(name: str) -> str:
 def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:
     if kind == "correlation":
         return None if isinstance(prior, LKJ) else f"{name!r} is a correlation matrix and takes LKJ(eta), not {prior}"
+    if isinstance(prior, At) and name != "Intercept":
+        return f"{name!r}: At is a prior of the linear predictor and stands in place of the one of 'Intercept'"
     if isinstance(prior, LKJ):
         return f"{name!r} is no correlation matrix: {prior} does not suit it"
     if kind in ("scale", "shape") and not isinstance(prior, Flat) and prior.bounds[0] < 0:
@@ -240,14 +257,21 @@ def _unsuitable(name: str, kind: str, prior: Prior) -> str | None:
     return None
 
 
-def _multiplicative_default(family: Family, name: str, kind: str) -> Prior:
-    """Weakly informative on the scale of logs or log odds.
+def default_widths(family: Family) -> tuple[float, float, float]:
+    """Widths of default priors where effects multiply: the intercept, a slope a standard deviation of x, group effects.
 
-    Slopes: factors of exp(+-2.5). Group effects: factors of about 1.6 up or down, of odds about 2.7.
+    Weakly informative on the scale of logs or log odds: slopes are factors of exp(+-2.5), group effects factors of
+    about 1.6 up or down, of odds about 2.7. Counts and odds have no unit of measurement that the intercept must cover.
     """
-    if kind == "coefficient":  # counts and odds have no unit of measurement to be covered
-        return Normal(0.0, 5.0 if family.discrete else 10.0) if name == "Intercept" else Normal(0.0, 2.5)
-    return HalfNormal(1.0 if family.link == "logit" else 0.5)
+    return 5.0 if family.discrete else 10.0, 2.5, 1.0 if family.link == "logit" else 0.5
+
+
+def _multiplicative_default(family: Family, name: str, kind: str) -> Prior:
+    """As `default_widths`, of columns of unit spread about 0."""
+    intercept, slope, group = default_widths(family)
+    if kind == "coefficient":
+        return Normal(0.0, intercept if name == "Intercept" else slope)
+    return HalfNormal(group)
 
 
 def _checked_censoring(censored: Any) -> Censoring | None:

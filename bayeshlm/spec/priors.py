@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -15,6 +15,7 @@ from bayeshlm.arrays import Array
 from bayeshlm.errors import PriorError
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+MOST_NAMED = 4  # columns of a point that are written out
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,59 @@ class PC(_Positive):
 
 
 @dataclass(frozen=True)
+class At(Prior):
+    """A prior of the linear predictor at given values of the columns, in place of one of `Intercept`, the value at 0.
+
+    It speaks of Intercept + sum_j point_j b_j, b the common effects. Default intercept priors are of this kind, at the
+    means of the columns: of a covariate far from 0, such as a year, the intercept at 0 is no more than extrapolated,
+    and a prior there would decide the slope (brms, rstanarm and Bambi centre for this reason).
+
+    Parameters
+    ----------
+    prior : Normal, StudentT or Cauchy
+    point : mapping of str to float
+        Column of the common effects (``year``, ``arm[new]``) -> its value; columns that are left out are 0.
+
+    Examples
+    --------
+    >>> print(At(Normal(0, 5), {"year": 2019.5}))
+    Normal(0, 5) at year = 2019.5
+    """
+
+    prior: Prior
+    point: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prior, Normal | StudentT | Cauchy):
+            raise PriorError(f"At: prior={self.prior!r} must be a Normal, StudentT or Cauchy.")
+        pairs = self.point.items() if isinstance(self.point, Mapping) else None
+        if pairs is None or not all(isinstance(k, str) and _is_finite(v) for k, v in pairs):
+            raise PriorError(f"At: point={self.point!r} must be finite numbers by column.")
+        object.__setattr__(self, "point", Point({k: float(v) for k, v in pairs}))
+
+    def logpdf(self, x: Array) -> Array:
+        """Log density of the linear predictor at the point."""
+        return self.prior.logpdf(x)
+
+    def sample(self, rng: np.random.Generator, size: Any = None) -> Array:
+        """Draws of the linear predictor at the point."""
+        return self.prior.sample(rng, size)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "At", "prior": self.prior.to_dict(), "point": dict(self.point)}
+
+    def __str__(self) -> str:
+        if len(self.point) > MOST_NAMED:
+            return f"{self.prior} at the means of {len(self.point)} columns"
+        return f"{self.prior} at {', '.join(f'{name} = {value:g}' for name, value in self.point.items())}"
+
+
+def base_prior(prior: Prior) -> Prior:
+    """The distribution itself, wherever it holds."""
+    return prior.prior if isinstance(prior, At) else prior
+
+
+@dataclass(frozen=True)
 class LKJ(Prior):
     """LKJ prior of a correlation matrix, density proportional to |R|^(eta - 1); eta = 1 is uniform.
 
@@ -341,7 +395,7 @@ PRIORS: dict[str, type[Prior]] = {
     cls.__name__: cls
     for cls in (
         Normal, StudentT, Cauchy, Flat, HalfNormal, HalfStudentT, HalfCauchy, Exponential,
-        Gamma, InverseGamma, LogNormal, Uniform, LKJ, PC,
+        Gamma, InverseGamma, LogNormal, Uniform, LKJ, PC, At,
     )
 }  # fmt: skip
 
@@ -352,6 +406,9 @@ def from_dict(record: dict[str, Any]) -> Prior:
     cls = PRIORS.get(str(arguments.pop("name", "")))
     if cls is None:
         raise PriorError(f"Unknown prior {record.get('name')!r}; known are {', '.join(PRIORS)}.")
+    if cls is At and isinstance(arguments.get("prior"), dict):
+        inner = arguments["prior"]
+        arguments["prior"] = None if inner.get("name") == "At" else from_dict(inner)  # none within another
     return _build(cls, **arguments)
 
 
@@ -386,8 +443,8 @@ def _log_t(z: Array, nu: float) -> Array:
     return constant - (nu + 1) / 2 * np.log1p(z**2 / nu)
 
 
-class Priors(dict[str, Prior]):
-    """A read-only, hashable mapping from parameter name to prior."""
+class _Frozen[Value](dict[str, Value]):
+    """A read-only, hashable mapping."""
 
     def __hash__(self) -> int:  # type: ignore[override]  # dict is unhashable; this one cannot change
         return hash(frozenset(self.items()))
@@ -397,5 +454,18 @@ class Priors(dict[str, Prior]):
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
-    def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Prior]]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Value]]]:
         return (type(self), (dict(self),))
+
+
+class Priors(_Frozen[Prior]):
+    """Parameter name -> prior."""
+
+
+class Point(_Frozen[float]):
+    """Column -> value."""
+
+
+def _is_finite(value: object) -> bool:
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]  # just checked

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 COUNTS = (
-    "random_seed", "rows", "rows_seen", "draws", "replicates", "finished", "failed", "passed", "maximize",
+    "random_seed", "rows", "rows_seen", "draws", "replicates", "finished", "failed", "passed",
     "compiled_before", "engine_took_over",
 )  # fmt: skip
 FIGURES = (
@@ -17,10 +17,13 @@ FIGURES = (
     "typical_outcome", "simultaneous_error",
 )  # fmt: skip
 TEXTS = (
-    "model", "fit_model", "model_hash", "engine", "engine_reason", "status", "created_at", "kind", "fallback",
+    "model", "fit_model", "model_hash", "engine", "engine_reason", "created_at", "kind", "fallback",
     "sampler", "moments", "version", "world", "decide", "recommended", "recommendation", "loss_unit", "width_unit",
 )  # fmt: skip
-STATUSES = ("PASS", "REVIEW", "FAIL")
+CHOICES: Mapping[str, tuple[object, ...]] = {
+    "status": ("PASS", "REVIEW", "FAIL"),
+    "maximize": (0, 1, ""),  # "": nobody said
+}
 
 
 def _texts(value: Any) -> bool:
@@ -61,12 +64,12 @@ def problems_of(attrs: Mapping[Any, Any]) -> list[str]:
 
 def _problem(name: str, value: Any) -> str:
     if name in JSON:
-        fits, wanted = JSON[name]
-        return _json_problem(value, fits, wanted)
+        return _json_problem(value, *JSON[name])
+    if name in CHOICES:
+        fits = isinstance(value, str | int | np.integer) and value in CHOICES[name]
+        return "" if fits else f"{_shown(value)}, not one of {', '.join(map(repr, CHOICES[name]))}"
     if name in TEXTS:
-        if not isinstance(value, str):
-            return f"{_shown(value)}, not a text"
-        return f"{_shown(value)}, not {', '.join(STATUSES)}" if name == "status" and value not in STATUSES else ""
+        return "" if isinstance(value, str) else f"{_shown(value)}, not a text"
     if name in COUNTS:
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         return "" if whole and value >= 0 else f"{_shown(value)}, not a whole number of at least 0"

@@ -33,6 +33,7 @@ from bayeshlm.errors import (
 )
 from bayeshlm.fit import to_datatree
 from bayeshlm.posterior.convergence import bulk_ess
+from bayeshlm.simulation.default_priors import with_design_priors
 from bayeshlm.simulation.design import Design
 from bayeshlm.simulation.parameters import check_params
 from bayeshlm.simulation.simulate import World, simulate
@@ -314,7 +315,8 @@ def prepare_analysis(
         )
     if world is None:
         check_params(model, design, params or {})
-    complete = [m.with_priors(m.complete_priors) for m in (model, fit_model)]
+    complete = [with_design_priors(m, design) for m in (model, fit_model)]
+    complete = [m.with_priors(m.complete_priors) for m in complete]
     analysis = _informed(Analysis(complete[0], complete[1], design, params, engine, int(draws), world), seed)
     failed: BayeshlmError | None = None
     for child in np.random.SeedSequence(seed).spawn(TRIALS):

@@ -123,13 +123,13 @@ def compare(
 def floor(console: Console, posterior: Any, data: pd.DataFrame) -> None:
     """What the factorisations and solves of InstEval alone would take."""
     crossed = Crossed(build_problem(bh.compress(INSTEVAL, data)))
-    n = crossed.crossing.bulk_size
+    n = crossed.crossing.large_size
     ratios = [np.full((1, 1), ratio) for ratio in (0.07, 0.44, 0.28)]
-    one, bulk = best(lambda: crossed.bulk(ratios), 5)
-    matrix = np.asfortranarray(bulk.root @ bulk.root.T)
+    one, bulk = best(lambda: crossed.large_block(ratios), 5)
+    matrix = np.asfortranarray(bulk.chol @ bulk.chol.T)
     alone, _ = best(lambda: lapack.dpotrf(matrix, lower=1, clean=0), 5)
     right = np.asfortranarray(np.random.default_rng(0).normal(size=(n, 500)))
-    solve, _ = best(lambda: blas.dtrsm(1.0, bulk.root, right, lower=1, trans_a=1), 5)
+    solve, _ = best(lambda: blas.dtrsm(1.0, bulk.chol, right, lower=1, trans_a=1), 5)
     made, nodes = posterior.attrs["factorisations"], posterior.attrs["noise_nodes"]
     console.print(
         f"bulk of {n} columns: one evaluation {one * 1e3:.0f} ms, of which the factorisation {alone * 1e3:.0f} ms "

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import bayeshlm as bh
@@ -233,6 +234,13 @@ def test_words_for_missing_in_new_rows(reference: Any) -> None:
         bh.predict(reference, new)
 
 
+def test_new_rows_in_booleans_for_0_and_1() -> None:
+    posterior = bh.fit(MODEL, study(12, CODINGS["0/1"]), random_seed=1, draws=250)
+    new = study(12, CODINGS["0/1"]).head(20).drop(columns="y")
+    both = [bh.predict(posterior, new.assign(arm=arm), random_seed=1)["predictions"] for arm in (new.arm, new.arm == 1)]
+    np.testing.assert_array_equal(*(next(iter(part.data_vars.values())).to_numpy() for part in both))
+
+
 def with_days(values: Any) -> pd.DataFrame:
     return study(12, CODINGS["text"]).assign(day=values)
 
@@ -250,16 +258,22 @@ def test_a_date_is_no_category_unless_asked_for(store: str, values: Any, tmp_pat
     assert len(bh.compress(bh.Model("y ~ arm + (1 | day)"), data).members[0]) == 30
 
 
-@pytest.mark.parametrize("store", ["pandas", "PyArrow", "CSV", "CSV with index"])
+@pytest.mark.parametrize("store", ["pandas", "PyArrow", "Parquet", "CSV", "CSV with index"])
 def test_one_name_for_two_columns(store: str, tmp_path: Path) -> None:
     frame = study(12, CODINGS["text"])
     twice = pd.concat([frame, frame[["age"]] + 1], axis=1)
-    data = stored(twice, store, tmp_path) if store != "PyArrow" else pa.Table.from_arrays(
-        [pa.array(twice.iloc[:, k]) for k in range(twice.shape[1])], names=list(twice.columns))  # fmt: skip
+    table = pa.Table.from_arrays([pa.array(twice.iloc[:, k]) for k in range(twice.shape[1])], names=list(twice.columns))
+    data: Any = table
+    if store == "Parquet":
+        nested = pa.array([{"age": 1, "age_1": 2}] * len(frame))  # a name inside a column is none of the columns'
+        pq.write_table(table.append_column("inside", nested), tmp_path / "twice.parquet")
+        data = tmp_path / "twice.parquet"
+    elif store != "PyArrow":
+        data = stored(twice, store, tmp_path)
     with pytest.raises(DataError, match=r"olumn 'age' is .*more than once\. Rename or drop"):
         bh.compress(MODEL, data)
-    honest = stored(frame.assign(age_1=1.0), store, tmp_path)  # a name that DuckDB would give to the second 'age'
-    assert bh.compress(MODEL, honest).rows == 96
+    plain = frame.assign(age_1=1.0, inside=[{"age": 1, "age_1": 2}] * len(frame))  # DuckDB's name for a second 'age'
+    assert bh.compress(MODEL, stored(plain, store, tmp_path)).rows == 96
 
 
 def test_spellings_of_other_places_are_answered() -> None:

@@ -79,7 +79,9 @@ def log_priors(model: bh.Model, values: Values) -> float:
             below = np.tril_indices(n, -1)
             total += float(np.sum(0.5 * np.log(left[below]) + np.log(2)))
         else:
-            total += float(np.sum(prior.logpdf(values[name])))
+            point = prior.point if isinstance(prior, bh.At) else {}  # of plain columns
+            value = values[name] + sum(place * values[label] for label, place in point.items())
+            total += float(np.sum(prior.logpdf(value)))
     return total
 
 

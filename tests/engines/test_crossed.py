@@ -130,10 +130,10 @@ def dense_log_likelihood(
     return np.array(answers)
 
 
-@pytest.fixture(params=["small root", "bulk"])
+@pytest.fixture(params=["small block", "large block"])
 def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways through the engine: all levels but the leaf in the root, or none of them."""
-    monkeypatch.setattr(crossing, "ROOT", 128 if request.param == "small root" else 0)
+    monkeypatch.setattr(crossing, "SMALL", 128 if request.param == "small block" else 0)
     return str(request.param)
 
 
@@ -144,7 +144,7 @@ def test_density_equals_dense_twin(name: str, seed: int, room: str) -> None:
     model, frame, problem = everything(CASES[name], rng)
     theta = thetas(problem, rng, 4)
     crossed = Crossed(problem)
-    assert bool(crossed.crossing.bulk) == (room == "bulk")
+    assert bool(crossed.crossing.large) == (room == "large block")
     _, likelihood = crossed.log_density(theta)
     assert likelihood == pytest.approx(dense_log_likelihood(CASES[name], model, frame, problem, theta), rel=1e-10)
 
@@ -156,7 +156,7 @@ def test_effects_equal_dense_twin(name: str, room: str) -> None:
     case = CASES[name]
     model, frame, problem = everything(case, rng)
     theta = rng.normal(0.0, 0.7, (1, problem.size))
-    count = 20_000 if room == "small root" else 4_000
+    count = 20_000 if room == "small block" else 4_000
     beta, effects = Crossed(problem).draw_effects(np.repeat(theta, count, axis=0), rng)
     order = np.argsort(problem.level_index)
     drawn = np.concatenate([beta.T, *(np.moveaxis(effects[i], 0, 1).reshape(-1, count) for i in order)])

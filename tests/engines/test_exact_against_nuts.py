@@ -101,7 +101,7 @@ def test_joined_rows_have_the_posterior_of_the_rows(family: str) -> None:
     results = []
     for join in (True, False):
         table = tabulate(model, frame, join=join)
-        complete = dataclasses.replace(table.statistics, model=model.with_priors(model.complete_priors))
+        complete = dataclasses.replace(table.statistics, model=bh.scaled_priors(model, frame))
         results.append(
             fit_nuts(complete, from_table(table), draws=4000, chains=4, seed=2, parameterization="noncentered")
         )

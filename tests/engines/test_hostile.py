@@ -19,7 +19,7 @@ from bayeshlm.engines.exact import fit as exact
 from tests.engines.hostile import draw
 
 DESIGNS, STRETCH = 300, 20
-IN_EVERY_RUN = (14, 28, 45, 86, 90, 98, 41, 42, 43, 44, 46, 47)  # the first six have crashed or were refused once
+IN_EVERY_RUN = (14, 28, 45, 86, 98, 41, 42, 43, 44, 46, 47)  # the first five have crashed or were refused once
 
 
 def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> str:

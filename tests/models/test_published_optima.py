@@ -97,7 +97,7 @@ class Density:
         sigma, roots, _, _ = constrain(self.problem, self.theta(values)[None])
         sweep = self.engine.sweep(sigma, roots)
         centred = np.linalg.solve(sweep.information[0], sweep.score[0])
-        return np.linalg.solve(self.problem.lift, centred + self.problem.offset)
+        return np.linalg.solve(self.problem.centring, centred + self.problem.offset)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -224,3 +224,17 @@ def test_a_group_of_one_row_has_no_slope() -> None:
     estimate, spread = ols.contrasts(np.array([0, 0]), np.array([1, 4]))
     assert np.isfinite(estimate).tolist() == np.isfinite(spread).tolist() == [True, False]
     assert ols.df == len(data) - 9  # two columns a group, but one for the group of one row
+
+
+def test_shrinkage_is_no_design_effect() -> None:
+    """Noisy groups that differ little: a posterior that is surer than rows alone makes no rows out of nothing."""
+    rng = np.random.default_rng(5)
+    group = np.repeat(np.arange(8), 6)
+    data = pd.DataFrame({"y": rng.normal(size=group.size), "group": group})
+    naive = naive_comparison(fit("y ~ 1 + (1 | group)", data), "group")
+    assert (naive.pairs["honest_sd"] ** 2).mean() < 0.9 * (naive.pairs["naive_sd"] ** 2).mean()
+    assert naive.shrinks
+    assert naive.design_effect == 1
+    assert naive.effective_rows == len(data)
+    assert "shrinkage" in naive.sentence()
+    assert "design effect" not in naive.sentence()

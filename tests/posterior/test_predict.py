@@ -283,6 +283,8 @@ def test_fit_that_did_not_converge_is_named(slopes: tuple[bh.World, xr.DataTree]
     ("change", "options", "fragment"),
     [
         (lambda d: d.drop(columns=["x", "arm"]), {}, "Column not in the data: 'x', 'arm'"),
+        (lambda d: d.rename(columns={"arm": "arms"}), {}, "Did you mean 'arms'"),
+        (lambda d: d.drop(columns=["method"]), {}, "'method' says which group a row belongs to"),
         (lambda d: d.assign(arm="zz"), {}, "'arm' has the categories 'zz', for which the fit has no effect"),
         (lambda d: d.assign(x=[np.nan, 1, np.inf, 1]), {}, "'x' is infinite in 1 rows (the first at positions 2)"),
         (lambda d: d.assign(x=[np.nan, 1, 1, 1]), {}, "'x' is missing in 1 rows (the first at positions 0)"),

@@ -106,6 +106,7 @@ def test_every_verb_answers_the_same_question(
         ("y ~ (1 | site:arm) + (1 | sex:arm)", "arm", "'arm' is the last part of 2 levels, 'site:arm', 'sex:arm'"),
         ("y ~ C(arm) + (1 | arm) + (1 | site)", "arm", "write '1|arm' for the level's groups, 'C(arm)' for the common"),
         ("y ~ arm + sex + (1 | site)", "arm:sex", "no interaction 'arm:sex'.*Write arm \\* sex"),
+        ("y ~ arm + (1 | site)", "sitte", "Did you mean 'site'"),
         ("y ~ arm + (1 | site)", "treated", "'treated' is neither a level nor a common effect.*'site'.*'arm'"),
         ("y ~ arm + (1 | site)", "1|arm", "There is no level 'arm'"),
         ("y ~ I(age * dose) + (1 | site)", "I(age * dose)", "is a function of 'age', 'dose'"),

@@ -12,7 +12,7 @@ import xarray as xr
 
 import bayeshlm as bh
 from bayeshlm.errors import DataError
-from bayeshlm.report import plan_page, recover_page, sbc_page, study_plots
+from bayeshlm.report import plan_page, recover_page, sbc_page, study, study_plots
 from bayeshlm.report.html import render
 from bayeshlm.studies.uniformity import band, simultaneous_p_value
 
@@ -184,3 +184,35 @@ def test_params_with_labels_and_arrays_are_shown() -> None:
     )  # fmt: skip
     assert json.loads(found.attrs["params"]) == {"arm": {"b": 0.5, "c": 1.0}}
     assert "b: 0.5, c: 1" in text_of(render(plan_page.collect(found, figures=False), "study.html"))
+
+
+@pytest.mark.parametrize(("value", "error", "n", "text"), [
+    (1.0, 0.0035, 200, "above 0.99 (all of 200)"),
+    (0.0, 0.0, 40, "below 0.03 (none of 40)"),
+    (0.98765, 0.0035, 200, "0.9877 \N{PLUS-MINUS SIGN} 0.0035"),
+    (0.999, 0.0005, 200, "0.99900 \N{PLUS-MINUS SIGN} 0.00050"),
+])  # fmt: skip
+def test_all_of_the_studies_are_no_certainty(value: float, error: float, n: int, text: str) -> None:
+    assert study.share_with_error(value, error, n) == text
+
+
+def test_a_figure_has_the_digits_of_its_error() -> None:
+    assert study.with_error(0.99996, 0.0035) == "1.0000 \N{PLUS-MINUS SIGN} 0.0035"
+    assert study.with_error(12.3456, 0.5) == "12.35 \N{PLUS-MINUS SIGN} 0.50"
+    assert study.with_error(-0.5, 0.1) == "\N{MINUS SIGN}0.50 \N{PLUS-MINUS SIGN} 0.10"
+    assert study.loss_with_error(0.0, 0.0, 40) == "none seen in 40 studies"
+
+
+def test_the_largest_bias_is_told_in_its_own_standard_deviations() -> None:
+    result = xr.Dataset(
+        {
+            "bias": ("quantity", [0.3, -2.0]), "bias_se": ("quantity", [0.01, 2.0]),
+            "sd": (("replicate", "quantity"), [[0.4, 20.0], [0.6, 60.0]]), "z": ("quantity", [0.1, -0.66]),
+        },
+        coords={"quantity": ["a", "b"]},
+    )  # fmt: skip
+    text = recover_page._bias(result)
+    assert "Largest bias: a, 0.300" in text
+    assert "which is 0.6 of its posterior" in text
+    result["bias_se"] = ("quantity", [0.2, 2.0])
+    assert "chance alone" in recover_page._bias(result)

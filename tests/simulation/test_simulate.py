@@ -165,7 +165,8 @@ def test_what_cannot_be_simulated(model, design, params, error, fragment):
         ({"clinic": 3, "i": 2, "covariates": {"i": N()}}, "used twice"),
         ({"clinic": 3, "i": 2, "covariates": {"x": bh.Flat()}}, "proper distribution"),
         ({"clinic": 3, "i": 2, "covariates": {"x": bh.Covariate(N(), "city")}}, "unknown level 'city'"),
-        ({"clinic": 3, "i": 2, "treatments": {"t": bh.Treatment(2, level="i")}}, "unknown level"),
+        ({"clinic": 3, "i": 2, "treatments": {"t": bh.Treatment(2, level="i")}}, "on the unit 'i'"),
+        ({"clinic": 3, "i": 2, "treatments": {"t": bh.Treatment(2, level="clinc")}}, "did you mean 'clinic'"),
         ({"a": 3, "b": 2, "i": 2, "treatments": {"t": bh.Treatment(2, "a", within="b")}}, "not above"),
     ],
 )

@@ -155,3 +155,21 @@ def test_pymc_has_the_same_reference() -> None:
         **PRIORS, 'C(arm, Treatment("usual care"))': bh.Normal(0, 5)})  # fmt: skip
     built = bh.to_pymc(model, frame)
     assert list(built.coords['C(arm, Treatment("usual care"))_dim']) == ["aspirin", "zinc"]
+
+
+def test_each_category_keeps_its_own_sigma_whatever_the_reference() -> None:
+    """The reference goes first: what is stored by category must go with it, in fit and in predictions."""
+    frame = data()
+    noise = frame["arm"].map({"aspirin": 0.1, "usual care": 1.0, "zinc": 3.0}).to_numpy()
+    frame["y"] += noise * np.random.default_rng(0).normal(size=len(frame))
+    found = {}
+    for formula in ("y ~ arm + (1 | site); sigma ~ arm",
+                    'y ~ C(arm, Treatment("zinc")) + (1 | site); sigma ~ arm'):  # fmt: skip
+        posterior = fit(formula, frame)
+        sigma = posterior["posterior"]["sigma"].mean(("chain", "draw"))
+        drawn = bh.predict(posterior, frame, kind="response", by="arm", random_seed=1, progress=False)
+        spread = drawn["predictions"]["y"].std(("chain", "draw"))
+        found[formula] = [float(values.sel({values.dims[0]: arm})) for values in (sigma, spread) for arm in ARMS]
+    plain, named = found.values()
+    assert plain[0] < plain[1] < plain[2]
+    assert named == pytest.approx(plain, rel=0.1)  # 1,200 draws: a mean of sigma is known to 0.3 %, a spread to 2 %

@@ -71,7 +71,10 @@ def log_likelihood(table: Table, values: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def from_prior(model: bh.Model, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {name: np.asarray(model.complete_priors[name].sample(rng, count)) for name in model.parameters}
+    priors = model.complete_priors
+    drawn = {name: np.asarray(priors[name].sample(rng, count)) for name in model.parameters}
+    point = priors["Intercept"].point if isinstance(priors["Intercept"], bh.At) else {}  # of plain columns
+    return drawn | {"Intercept": drawn["Intercept"] - sum(place * drawn[name] for name, place in point.items())}
 
 
 def right(table: Table, draws: int, seed: int) -> dict[str, np.ndarray]:

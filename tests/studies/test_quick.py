@@ -23,17 +23,30 @@ SLOPES = bh.Model(
     priors={"Intercept": bh.Normal(0, 1), "x": bh.Normal(0, 1), "arm": bh.Normal(0, 1), "1|g_sigma": bh.HalfNormal(1),
             "x|g_sigma": bh.Uniform(0, 2), "corr|g": bh.LKJ(2), "sigma": bh.HalfNormal(1)},
 )  # fmt: skip
+SCHOOLS = {
+    "Intercept": bh.Normal(0, 1), "1|arm_sigma": bh.HalfNormal(0.5), "1|g_sigma": bh.HalfNormal(0.5),
+    "sigma": bh.HalfNormal(1),
+}  # fmt: skip
+CROSSED = bh.Model("y ~ (1 | arm) + (1 | g)", priors=SCHOOLS)
+BY_ARM = bh.Model("y ~ (1 | arm) + (1 | g); sigma ~ arm", priors=SCHOOLS)
 X = {"x": bh.Normal(0, 1)}
 ARM = {"arm": bh.Treatment(["a", "b", "c"], level="g")}
+WITHIN = {"arm": bh.Treatment(["a", "b", "c", "d"], level="k", within="g")}
+MANY = {"arm": bh.Treatment(140, level="k")}  # with as many g's, large enough to be interpolated
 CASES = [
     (NESTED, bh.Design.nested(m=2, g=2, u=5), "m"),
     (NESTED, bh.Design.nested(m=5, g=10, u=200), "m"),
     (NESTED, bh.Design.nested(m=4, g=6, u=8), "m:g"),
     (SLOPES, bh.Design.nested(g=12, u=10, covariates=X, treatments=ARM), "arm"),
     (SLOPES, bh.Design.nested(g=12, u=10, covariates=X, treatments=ARM), "g"),
+    (CROSSED, bh.Design.nested(g=10, k=4, u=6, treatments=WITHIN), "arm"),
+    (CROSSED, bh.Design.nested(g=10, k=4, u=6, treatments=WITHIN), "g"),
+    (BY_ARM, bh.Design.nested(g=10, k=4, u=6, treatments=WITHIN), "arm"),
+    (CROSSED, bh.Design.nested(g=150, k=4, u=6, treatments=MANY), "arm"),
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Every .* occurs in every:bayeshlm.errors.BayeshlmWarning")  # they do
 @pytest.mark.parametrize(("model", "design", "by"), CASES, ids=lambda case: case if isinstance(case, str) else "")
 def test_the_quick_fit_is_the_posterior(model, design, by) -> None:
     for seed in range(3):

@@ -15,7 +15,7 @@ from bayeshlm.data.frames.missing import is_missing
 from bayeshlm.data.frames.reading import Frame, aggregate, collect, open_frame
 from bayeshlm.data.groups import combine, factorize
 from bayeshlm.data.layout import Layout
-from bayeshlm.errors import DataError, listed
+from bayeshlm.errors import DataError, did_you_mean, listed
 from bayeshlm.spec.expressions import Node, compile_expression
 
 Members = tuple[tuple[Any, ...], ...]
@@ -95,8 +95,18 @@ def bind_rows(
     wanted = list(dict.fromkeys([*as_numbers, *as_labels, *groupings]))
     absent = [name for name in wanted if name not in schema]
     if absent:
-        raise DataError(f"Column not in the data: {listed(absent)}. The data have {listed(schema, 20)}.")
-    text = [f"{name!r} is {schema[name]}" for name in as_numbers if not schema[name].is_numeric()]
+        message = f"Column not in the data: {listed(absent)}. The data have {listed(schema, 20)}."
+        near = [did_you_mean(name, [other for other in schema if other not in wanted]).strip() for name in absent]
+        grouping = [name for name in absent if any(name in level.keys for level in layout.levels)]
+        if grouping:
+            near.append(
+                f"{listed(grouping)} says which group a row belongs to, whose effect is part of its prediction: for a "
+                "group that the fit did not see give it any new label, and new_groups='population'."
+            )
+        raise DataError(" ".join([message, *filter(None, near)]))
+    # Booleans may stand for what was 0 and 1 in the fit.
+    numeric = {name for name in as_numbers if schema[name].is_numeric() or schema[name] == nw.Boolean}
+    text = [f"{name!r} is {schema[name]}" for name in as_numbers if name not in numeric]
     if text:
         raise DataError(f"A number is needed: {'; '.join(text)}. Convert the column before predicting.")
     alias = {name: f"c{k}" for k, name in enumerate(wanted)}

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +54,42 @@ def _open_files(path: str, found: list[str], csv: bool) -> nw.LazyFrame[Any]:
     try:
         if csv:
             relation = connection.read_csv(names, header=True, na_values=list(WORDS), **QUOTES)
-            _check_header(connection, found, relation.columns)
         else:
             relation = connection.read_parquet(names)
+        _check_names(connection, found, relation.columns, _names_in_csv if csv else _names_in_parquet)
     except duckdb.Error as error:
         raise DataError(f"{path!r} cannot be read: {str(error).splitlines()[0]}") from error
     return nw.from_native(relation)
 
 
-def _check_header(connection: Any, files: list[str], columns: list[str]) -> None:
+def _check_names(
+    connection: Any, files: list[str], columns: list[str], names_in: Callable[[Any, str], list[str]]
+) -> None:
     """Refuse a name that several columns have: DuckDB would call the second x_1, and the first would be taken."""
     if not any((end := re.fullmatch(r"(.*)_\d+", name)) and end[1] in columns for name in columns):
         return
     for file in files:
-        raw = connection.read_csv(glob.escape(file), header=False, all_varchar=True, **QUOTES).limit(1).fetchall()[0]
-        twice = [name for name, count in Counter(raw).items() if count > 1 and name is not None]
+        twice = [name for name, count in Counter(names_in(connection, glob.escape(file))).items() if count > 1]
         if twice:
             raise DataError(
                 f"{file!r}: column {listed(twice)} is there more than once. Rename or drop one of the two, so that a "
                 "name means one column."
             )
+
+
+def _names_in_csv(connection: Any, file: str) -> list[str]:
+    header = connection.read_csv(file, header=False, all_varchar=True, **QUOTES).limit(1).fetchall()[0]
+    return [name for name in header if name is not None]
+
+
+def _names_in_parquet(connection: Any, file: str) -> list[str]:
+    """Of the columns themselves; the schema lists what is nested in them behind each."""
+    rows = connection.execute("SELECT name, num_children FROM parquet_schema(?)", [file]).fetchall()
+    names, inside = [], 0
+    for name, children in rows[1:]:
+        names += [name] if inside == 0 else []
+        inside = max(inside - 1, 0) + (children or 0)
+    return names
 
 
 def _open_table(file: str, table: str) -> nw.LazyFrame[Any]:

@@ -9,6 +9,8 @@ import math
 import numpy as np
 
 from bayeshlm.arrays import Array
+from bayeshlm.data.default_priors import with_column_priors
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.checks import check_proper, within_fit
 from bayeshlm.engines.exact.crossed.products_by_sigma import evaluation_seconds
@@ -16,7 +18,7 @@ from bayeshlm.engines.exact.density.residuals import Split
 from bayeshlm.engines.exact.hyperparameters import recentred_sets
 from bayeshlm.engines.exact.problem import Correlation, Problem, ProblemLevel, Scale
 from bayeshlm.errors import EngineError, PriorError, listed
-from bayeshlm.spec.priors import LKJ, Flat, Normal
+from bayeshlm.spec.priors import LKJ, Flat, Normal, base_prior
 
 FAR = 1e4  # standard deviations of its prior from which a coefficient's fit is no help
 EVALUATIONS, MOST_SECONDS = 20_000, 900.0  # of a density: typical number, and the time that is too much
@@ -42,6 +44,7 @@ def by_size(statistics: Statistics) -> list[int]:
 
 def build_problem(statistics: Statistics) -> Problem:
     """Bind statistics and priors. Raises EngineError for what this engine cannot do, PriorError for missing priors."""
+    statistics = with_column_priors(statistics)
     model, layout = statistics.model, statistics.layout
     if model.missing_priors:
         raise PriorError(
@@ -78,8 +81,8 @@ def build_problem(statistics: Statistics) -> Problem:
         cells = np.arange(len(statistics.count))
         rows = np.bincount(statistics.residual, statistics.count, len(layout.residual.labels))
         split = Split(above, statistics.residual, rows, levels[-1].groups if levels else 1)
-    lift = _lift(layout.common_columns, centre)
-    offset = _offset(statistics, centre, lift)
+    centring = _lift(layout.common_columns, centre)
+    offset = _offset(statistics, centre, centring)
     # The offset's fit is taken out of y beforehand, and added to beta: a fit that explains nearly everything would else
     # leave the density as a small difference of large numbers, anew at every theta.
     residual = np.eye(len(centre))
@@ -89,12 +92,12 @@ def build_problem(statistics: Statistics) -> Problem:
         else:
             mean[:, -1] += centre[-1] - offset[position]
     mean, scatter = mean @ residual.T, residual @ statistics.scatter @ residual.T
-    precision, prior_mean, log_determinant = _common_prior(statistics, lift, offset)
+    precision, prior_mean, log_determinant = _common_prior(statistics, centring, offset)
     scales, correlations = _hyperparameters(statistics, order)
     constant = -0.5 * statistics.rows * math.log(2 * math.pi) + 0.5 * statistics.sum_log_weight
     problem = Problem(
         tuple(levels), tuple(order), statistics.weight[cells], mean[cells], scatter[cells],
-        statistics.rows, constant + statistics.log_jacobian, layout.common_columns, lift, offset, precision,
+        statistics.rows, constant + statistics.log_jacobian, layout.common_columns, centring, offset, precision,
         prior_mean, log_determinant, scales, correlations, sum(scale.variable == "sigma" for scale in scales), split,
         None if nested is not None else statistics.codes[:, order],
     )  # fmt: skip
@@ -108,7 +111,7 @@ def unsupported(statistics: Statistics) -> str | None:
     wrong = [
         f"{name} ~ {priors[name]}"
         for name, kind in model.parameters.items()
-        if kind == "coefficient" and not isinstance(priors.get(name, Flat()), Normal | Flat)
+        if kind == "coefficient" and not isinstance(base_prior(priors.get(name, Flat())), Normal | Flat)
     ]
     if "exact" not in model.family_spec.engines:
         return (
@@ -143,16 +146,16 @@ def _too_slow(statistics: Statistics, categories: int) -> str | None:
 
 def _lift(columns: tuple[int, ...], centre: Array) -> Array:
     """Shift absorbed by the intercept: u0_centred = u0 + sum_j centre_j u_j."""
-    lift = np.eye(len(columns))
+    centring = np.eye(len(columns))
     if 0 in columns:
         row = columns.index(0)
         for j, column in enumerate(columns):
             if column:
-                lift[row, j] = centre[column - 1]
-    return lift
+                centring[row, j] = centre[column - 1]
+    return centring
 
 
-def _offset(statistics: Statistics, centre: Array, lift: Array) -> Array:
+def _offset(statistics: Statistics, centre: Array, centring: Array) -> Array:
     """Common effects (p,), in centred coordinates, near which the posterior's are: the pooled fit within groups.
 
     A prior that is very much narrower than its distance to that fit keeps its mean instead.
@@ -160,28 +163,31 @@ def _offset(statistics: Statistics, centre: Array, lift: Array) -> Array:
     columns = statistics.layout.common_columns
     _, fitted = within_fit(statistics)
     offset = np.array([fitted[column - 1] if column else centre[-1] for column in columns])
-    means, precisions = _prior_moments(statistics)
-    written = np.linalg.solve(lift, offset)
-    return np.asarray(lift @ np.where(precisions * (written - means) ** 2 > FAR**2, means, written))
+    means, precisions, points = _prior_moments(statistics)
+    told = points @ np.linalg.solve(centring, offset)
+    told = np.where(precisions * (told - means) ** 2 > FAR**2, means, told)
+    return np.asarray(centring @ np.linalg.solve(points, told))
 
 
-def _prior_moments(statistics: Statistics) -> tuple[Array, Array]:
-    """Prior means and precisions (p,) of the common effects as the user wrote them; 0 where flat."""
+def _prior_moments(statistics: Statistics) -> tuple[Array, Array, Array]:
+    """Means and precisions (p,) of what the priors of the common effects speak of, 0 where flat; and its (p, p) map."""
     means, precisions = [], []
-    for block in statistics.layout.common:
-        prior = statistics.model.complete_priors[block.name]
+    priors, layout = statistics.model.complete_priors, statistics.layout
+    for block in layout.common:
+        prior = base_prior(priors[block.name])
         count = len(block.columns)
         means += [prior.mu if isinstance(prior, Normal) else 0.0] * count
         precisions += [prior.sigma**-2 if isinstance(prior, Normal) else 0.0] * count
-    return np.array(means), np.array(precisions)
+    return np.array(means), np.array(precisions), prior_points(layout, priors)
 
 
-def _common_prior(statistics: Statistics, lift: Array, offset: Array) -> tuple[Array, Array, float]:
-    means, diagonal = _prior_moments(statistics)
-    inverse = np.linalg.inv(lift)
+def _common_prior(statistics: Statistics, centring: Array, offset: Array) -> tuple[Array, Array, float]:
+    """(precision, mean, log determinant of the proper part) of the common effects in centred coordinates."""
+    means, diagonal, points = _prior_moments(statistics)
+    told = points @ np.linalg.inv(centring)  # what the priors speak of, from centred coordinates
     proper = diagonal > 0
     log_determinant = float(np.log(diagonal[proper]).sum()) + math.log(2 * math.pi) * int((~proper).sum())
-    return inverse.T @ (diagonal[:, None] * inverse), lift @ means - offset, log_determinant
+    return told.T @ (diagonal[:, None] * told), centring @ np.linalg.solve(points, means) - offset, log_determinant
 
 
 def _hyperparameters(statistics: Statistics, order: list[int]) -> tuple[tuple[Scale, ...], tuple[Correlation, ...]]:

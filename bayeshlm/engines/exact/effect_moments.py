@@ -79,9 +79,9 @@ class _Sums:
 def _given_theta(marginal: Marginal, sigma: Array, roots: list[Array]) -> list[tuple[int, Array, Array]]:
     """(level, mean (k, groups, B), variance (k, groups, B)) of every level, outermost first.
 
-    The worth w of the columns to a group (common effects and those of its ancestors) is carried down as a mean and a
+    The coefficients w of the columns for a group (common effects and its ancestors') are carried down as a mean and a
     covariance C: u = A (r_y - R_w w) + e with e ~ N(0, L D^-1 L'), so that Var u = L D^-1 L' + A R_w C R_w' A', and
-    w + lift u is what the level below starts from.
+    w + centring u is what the level below starts from.
     """
     problem = marginal.problem
     sweep = marginal.sweep(sigma, roots, keep=True)
@@ -109,7 +109,7 @@ def _given_theta(marginal: Marginal, sigma: Array, roots: list[Array]) -> list[t
             break
         places = np.zeros((width, len(level.columns)))
         for i, column in enumerate(level.columns):
-            places[column] += level.lift[i]
+            places[column] += level.centring[i]
         mean = mean + np.einsum("ci,igb->cgb", places, effect)
         turned = np.einsum("ci,idgb->cdgb", places, carried)
         inner = np.einsum("idgb,jdgb->ijgb", carried, reach) + noise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,30 @@ from bayeshlm.arrays import Array
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.checks import check_sigma
 from bayeshlm.engines.exact.build import build_problem
-from bayeshlm.engines.exact.density.bind import Collapsed, collapse
+from bayeshlm.engines.exact.density.bind import collapse, exact_density
 from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.density.protocol import Density
 from bayeshlm.engines.exact.effect_moments import effect_moments, thinned
 from bayeshlm.engines.exact.hyperparameters import constrain, search_box
-from bayeshlm.engines.exact.problem import Problem, block_slices
+from bayeshlm.engines.exact.problem import Problem
+from bayeshlm.engines.naming import DrawnArrays, name_draws, name_moments
+from bayeshlm.engines.progress import late_bar
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.engines.sampling import importance
+from bayeshlm.engines.sampling.modes import LogDensity
 from bayeshlm.engines.sampling.nuts_fallback import sample_collapsed
 from bayeshlm.errors import EngineError
 
 MAX_BYTES = 4 * 2**30  # of group-specific effects kept as draws, where draws are asked for
 AUTO_BYTES = 2**30  # beyond which effects="auto" keeps moments of the largest levels
 MANY_GROUPS = 1000  # of a level, beyond which effects="moments" keeps its moments
-SURE_EFFICIENCY, SURE_PARETO_K = 0.5, 0.5  # short of these, correlated slopes are tried in their other coordinates too
+# Efficiency, and where evaluations are dear, and Pareto k: short of these, correlated slopes are tried in their other
+# coordinates too.
+SURE, SURE_DEAR, SURE_PARETO_K = 0.5, 0.1, 0.5
+PIECE = 2048  # evaluations between two looks at the progress
+# Evaluations until draws are kept (those of the climbs by size squared), and for each draw kept.
+TYPICAL_START, TYPICAL_CLIMB, TYPICAL_PER_DRAW = 2000, 40, 4
+DEAR_CHUNK = 32  # thetas a chunk up to which an evaluation is dear, and a draw kept costs half as many of them
 MISSED = 4.0  # standard errors by which one evidence is below another: its proposals missed a part
 
 
@@ -41,7 +52,7 @@ def fit_exact(
     draws, chains : int
     seed : int
     progress : bool
-        Show a progress bar if the fallback, which takes longer, is needed.
+        Show a progress bar where it takes more than two seconds.
     effects : {"auto", "draws", "moments"}
         What to keep of group-specific effects, see `bayeshlm.fit`.
 
@@ -55,34 +66,16 @@ def fit_exact(
     check_sigma(statistics)
     drawn_levels = _drawn_levels(problem, draws * chains, effects)
     sampling, effects_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
-    low, high = search_box(problem)
-    chosen = collapse(problem, low, high, draws * chains, sampling)
-    marginal = chosen.density
+    with late_bar("fitting", shown=progress) as show:
+        density, drawn = _sample(problem, draws, chains, sampling, show)
+    problem = density.problem
     attrs: dict[str, Any] = {"fallback": ""}
-    if problem.size == 0:  # known standard errors and no groups: nothing is left to sample
+    if drawn is None:  # known standard errors and no groups: nothing is left to sample
         theta = np.zeros((chains, draws, 0))
-        density, _ = marginal.log_density(np.zeros((1, 0)))
-        attrs |= {"log_evidence": float(density[0]), "log_evidence_se": 0.0, "pareto_k": 0.0, "efficiency": 1.0}
-        stats = {"lp": np.full((chains, draws), density[0])}
+        value = density.log_density(np.zeros((1, 0)))[0][0]
+        attrs |= {"log_evidence": float(value), "log_evidence_se": 0.0, "pareto_k": 0.0, "efficiency": 1.0}
+        stats = {"lp": np.full((chains, draws), value)}
     else:
-        try:
-            drawn = importance.sample(
-                lambda t: marginal.log_density(t)[0], low, high, draws=draws, chains=chains, rng=sampling,
-                starts=chosen.starts,
-            )  # fmt: skip
-            if problem.recentred and not (drawn.efficiency >= SURE_EFFICIENCY and drawn.pareto_k <= SURE_PARETO_K):
-                plain = dataclasses.replace(problem, recentred=())
-                other = Marginal(plain)
-                again = importance.sample(
-                    lambda t: other.log_density(t)[0], *search_box(plain), draws=draws, chains=chains, rng=sampling
-                )
-                if _better(again, drawn):
-                    problem, marginal, drawn = plain, other, again
-        except (FloatingPointError, np.linalg.LinAlgError) as error:
-            raise EngineError(
-                f"The density of the hyperparameters could not be evaluated ({error}). Rescale the response or check "
-                "the priors of the standard deviations."
-            ) from error
         theta = drawn.theta
         attrs |= {
             "log_evidence": drawn.log_evidence, "log_evidence_se": drawn.log_evidence_se,
@@ -91,7 +84,7 @@ def fit_exact(
         }  # fmt: skip
         stats = {"lp": drawn.log_density}
         if not (drawn.pareto_k <= importance.MAX_PARETO_K and drawn.efficiency >= importance.MIN_EFFICIENCY):
-            theta, stats = _fall_back(marginal, theta, draws, seed, progress)
+            theta, stats = _fall_back(density, theta, draws, seed, progress)
             attrs["fallback"] = (
                 f"Importance weights were unreliable (Pareto k {drawn.pareto_k:.2f}, efficiency "
                 f"{drawn.efficiency:.1%}): the hyperparameters were drawn by NUTS on the collapsed model instead."
@@ -100,17 +93,65 @@ def fit_exact(
         attrs["log_evidence"] = attrs["log_evidence_se"] = float("nan")  # an improper prior has no evidence
     flat = theta.reshape(chains * draws, problem.size)
     moments, moment_coords = {}, {}  # type: tuple[dict[str, Variable], dict[str, list[Any]]]
-    if isinstance(marginal, Marginal):
-        beta, drawn_effects = marginal.draw_effects(flat, effects_rng, drawn_levels)
+    with late_bar("drawing effects", shown=progress):
+        beta, drawn_effects = density.draw_effects(flat, effects_rng, drawn_levels)
         if drawn_levels < len(problem.levels):
-            moments, moment_coords, note = _moments(statistics, marginal, flat, drawn_levels)
-            attrs["moments"] = note
-    else:
-        beta, drawn_effects = marginal.draw_effects(flat, effects_rng)
-        attrs |= marginal.told
-    variables, coords = _name(statistics, problem, flat, beta, drawn_effects, (chains, draws))
+            moments, moment_coords, attrs["moments"] = _moments(statistics, problem, flat, drawn_levels)
+    attrs |= density.diagnostics
+    arrays = drawn_arrays(problem, flat, beta, drawn_effects)
+    variables, coords = name_draws(statistics, arrays, (chains, draws))
     attrs["seconds"] = time.perf_counter() - began
     return EngineResult(variables, coords, stats, attrs, moments, moment_coords)
+
+
+def _sample(
+    problem: Problem, draws: int, chains: int, rng: np.random.Generator, show: Callable[[int, int], None]
+) -> tuple[Density, importance.Draws | None]:
+    """The density and draws of its hyperparameters, in the coordinates that serve better; None where it has none.
+
+    Raises EngineError where the density is 0 everywhere.
+    """
+    low, high = search_box(problem)
+    chosen = collapse(problem, low, high, draws * chains, rng)
+    density = chosen.density
+    if problem.size == 0:
+        return density, None
+    dear = density.chunk <= DEAR_CHUNK
+    options: dict[str, Any] = {"draws": draws, "chains": chains, "rng": rng, "per_draw": 1.0 if dear else 2.0}
+    try:
+        watched = _watched(density, draws * chains, show)
+        drawn = importance.sample(watched, low, high, starts=chosen.starts, **options)
+        sure = SURE_DEAR if dear else SURE
+        if problem.recentred and not (drawn.efficiency >= sure and drawn.pareto_k <= SURE_PARETO_K):
+            plain = dataclasses.replace(problem, recentred=())
+            other = exact_density(plain)
+            again = importance.sample(_watched(other, draws * chains, show), *search_box(plain), **options)
+            if _better(again, drawn):
+                return other, again
+    except (FloatingPointError, np.linalg.LinAlgError) as error:
+        raise EngineError(
+            f"The density of the hyperparameters could not be evaluated ({error}). Rescale the response or check "
+            "the priors of the standard deviations."
+        ) from error
+    return density, drawn
+
+
+def _watched(density: Density, kept: int, show: Callable[[int, int], None]) -> LogDensity:
+    """The log density, in pieces after each of which `show` is told how many evaluations are done and expected."""
+    piece = density.chunk * max(1, PIECE // density.chunk)  # whole chunks, so that no sum is formed in another order
+    expected, done = TYPICAL_START + TYPICAL_CLIMB * density.problem.size**2 + TYPICAL_PER_DRAW * kept, 0
+
+    def log_density(theta: Array) -> Array:
+        nonlocal done
+        out = np.empty(len(theta))
+        for start in range(0, len(theta), piece):
+            part = slice(start, start + piece)
+            out[part] = density.log_density(theta[part])[0]
+            done += len(out[part])
+            show(done, max(expected, done))
+        return out
+
+    return log_density
 
 
 def _better(a: importance.Draws, b: importance.Draws) -> bool:
@@ -126,25 +167,13 @@ def _better(a: importance.Draws, b: importance.Draws) -> bool:
 
 
 def _moments(
-    statistics: Statistics, marginal: Marginal, theta: Array, first: int
+    statistics: Statistics, problem: Problem, theta: Array, first: int
 ) -> tuple[dict[str, Variable], dict[str, list[Any]], str]:
     """Means and standard deviations of the effects of the levels from `first` on, and how they came about."""
-    problem, layout = marginal.problem, statistics.layout
+    layout = statistics.layout
     chosen = thinned(len(theta), problem.levels[-1].groups)
-    found = effect_moments(marginal, theta[chosen], first)
-    variables: dict[str, Variable] = {}
-    coords: dict[str, list[Any]] = {"moment": ["mean", "sd"]}
-    for k, result in found.items():
-        index = problem.level_index[k]
-        level = layout.levels[index]
-        coords[level.name] = statistics.labels(index)
-        for block, where in zip(level.blocks, block_slices(level.blocks), strict=True):
-            both = np.stack([result.mean[where], result.sd[where]])  # (2, effects, groups)
-            if block.labels:
-                coords[block.dim] = list(block.labels)
-                variables[block.name] = Variable(np.moveaxis(both, 1, 2), ("moment", level.name, block.dim))
-            else:
-                variables[block.name] = Variable(both[:, 0], ("moment", level.name))
+    found = effect_moments(Marginal(problem), theta[chosen], first)
+    named = name_moments(statistics, {problem.level_index[k]: (each.mean, each.sd) for k, each in found.items()})
     sizes = ", ".join(
         f"{layout.levels[problem.level_index[k]].name} ({problem.levels[k].groups:,} groups)" for k in found
     )
@@ -154,14 +183,12 @@ def _moments(
         f"{len(chosen):,} draws of the hyperparameters (Monte Carlo error of a mean at most {error:.2g} of its "
         "standard deviation)."
     )
-    return variables, coords, note
+    return *named, note
 
 
-def _fall_back(
-    marginal: Collapsed, theta: Array, draws: int, seed: int, progress: bool
-) -> tuple[Array, dict[str, Array]]:
+def _fall_back(density: Density, theta: Array, draws: int, seed: int, progress: bool) -> tuple[Array, dict[str, Array]]:
     def log_density(points: Array) -> Array:
-        return marginal.log_density(points)[0]
+        return density.log_density(points)[0]
 
     theta, diverging = sample_collapsed(log_density, theta, draws=draws, seed=seed % 2**31, progress=progress)
     lp = log_density(theta.reshape(-1, theta.shape[2])).reshape(theta.shape[:2])
@@ -189,49 +216,14 @@ def _drawn_levels(problem: Problem, total: int, effects: str) -> int:
     return len(sizes)
 
 
-def _name(
-    statistics: Statistics, problem: Problem, theta: Array, beta: Array, effects: list[Array], shape: tuple[int, int]
-) -> tuple[dict[str, Variable], dict[str, list[Any]]]:
-    """Give every draw its variable, dims and labels, in the user's words."""
-    layout = statistics.layout
+def drawn_arrays(problem: Problem, theta: Array, beta: Array, effects: list[Array]) -> DrawnArrays:
+    """Draws of theta (B, d), of the common effects (B, p) and of the first levels' effects (k, groups, B), by level."""
     sigma, roots, values, _ = constrain(problem, theta)
-    variables: dict[str, Variable] = {}
-    coords: dict[str, list[Any]] = {}
-
-    def add(name: str, draws: Array, dims: tuple[str, ...] = ()) -> None:
-        """`draws` has the draws on its last axis."""
-        moved = np.moveaxis(draws, -1, 0)
-        variables[name] = Variable(np.ascontiguousarray(moved).reshape(*shape, *draws.shape[:-1]), dims)
-
-    for block, where in zip(layout.common, block_slices(layout.common), strict=True):
-        add(block.name, beta.T[where] if block.labels else beta.T[where][0], (block.dim,) if block.labels else ())
-        if block.labels:
-            coords[block.dim] = list(block.labels)
-    position = problem.residuals
-    for k, index in enumerate(problem.level_index):
-        level = layout.levels[index]
-        if k < len(effects):
-            coords[level.name] = statistics.labels(index)
-        for block, where in zip(level.blocks, block_slices(level.blocks), strict=True):
-            count = len(block.columns)
-            scales = values.T[position : position + count]
-            position += count
-            dims: tuple[str, ...] = (block.dim,) if block.labels else ()
-            if block.labels:
-                coords[block.dim] = list(block.labels)
-            if k < len(effects):
-                drawn = np.moveaxis(effects[k][where], 0, 1)  # (groups, effects, draws)
-                add(block.name, drawn if block.labels else drawn[:, 0], (level.name, *dims))
-            add(f"{block.name}_sigma", scales if block.labels else scales[0], dims)
-        for positions in level.correlated:
-            root = roots[k][np.ix_(positions, positions)]
-            covariance = np.einsum("iab,jab->ijb", root, root)
-            sds = np.sqrt(np.einsum("iib->ib", covariance))
-            dims = (f"{level.name}_effect", f"{level.name}_effect_other")
-            coords |= {dim: [level.effect_labels[p] for p in positions] for dim in dims}
-            add(f"corr|{level.name}", covariance / (sds[:, None] * sds[None]), dims)
-    if not problem.known_sigma:
-        by = layout.residual
-        add("sigma", sigma.T, () if by is None else (by.dim,))
-        coords |= {} if by is None else {by.dim: list(by.labels)}
-    return variables, coords
+    sds, first = {}, problem.residuals
+    for index, level in zip(problem.level_index, problem.levels, strict=True):
+        sds[index] = values.T[first : first + len(level.columns)]
+        first += len(level.columns)
+    return DrawnArrays(
+        beta, dict(zip(problem.level_index, effects, strict=False)), sds,
+        dict(zip(problem.level_index, roots, strict=True)), None if problem.known_sigma else sigma,
+    )  # fmt: skip

@@ -108,13 +108,13 @@ def recentred_sets(problem: Problem) -> tuple[Recentred, ...]:
     found = []
     for correlation in problem.correlations if problem.codes is None else ():
         level = problem.levels[correlation.level]
-        lift = level.lift[np.ix_(correlation.positions, correlation.positions)]
+        centring = level.centring[np.ix_(correlation.positions, correlation.positions)]
         columns = [level.columns[position] for position in correlation.positions]
-        if 0 not in columns or np.array_equal(lift, np.eye(len(lift))):
+        if 0 not in columns or np.array_equal(centring, np.eye(len(centring))):
             continue
         scale = _first_scale(problem, correlation.level) + correlation.positions[columns.index(0)]
         if interval(problem.scales[scale].prior) == (0.0, math.inf):
-            found.append(Recentred(correlation, scale, np.linalg.inv(lift)))
+            found.append(Recentred(correlation, scale, np.linalg.inv(centring)))
     return tuple(found)
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from bayeshlm.arrays import Array, Codes
-from bayeshlm.data.layout import Block
 from bayeshlm.engines.exact.density.residuals import Split
 from bayeshlm.spec.priors import LKJ, Prior
 
@@ -64,14 +61,14 @@ class ProblemLevel:
     ----------
     columns : tuple of int
         Its k effects' columns among (1, columns, y).
-    lift : (k, k)
-        Effects of the centred columns = lift @ effects of the columns as the user wrote them.
+    centring : (k, k)
+        Effects of the centred columns = centring @ effects of the columns as the user wrote them.
     parent : (groups,) int
         Group of the level above (zeros on the outermost, and where levels are crossed).
     """
 
     columns: tuple[int, ...]
-    lift: Array
+    centring: Array
     parent: Codes
     groups: int
 
@@ -81,7 +78,7 @@ class Problem:
     """Cross products and priors, in centred coordinates.
 
     Columns are (1, design columns, y). A column is centred where every block that uses it has an intercept to absorb
-    the shift; the shift then moves into the blocks' coordinates: ``beta_centred = lift @ beta - offset``, exactly.
+    the shift; the shift then moves into the blocks' coordinates: ``beta_centred = centring @ beta - offset``, exactly.
 
     Attributes
     ----------
@@ -90,7 +87,7 @@ class Problem:
         where levels are crossed), y less the fit of `within_fit`, which `offset` adds back to the common effects.
     common : tuple of int
         Columns of the common effects.
-    lift : (p, p), offset : (p,)
+    centring : (p, p), offset : (p,)
     precision, prior_mean : (p, p), (p,)
         Of the common effects in centred coordinates; 0 where flat.
     log_prior_determinant : float
@@ -111,7 +108,7 @@ class Problem:
     rows: int
     constant: float
     common: tuple[int, ...]
-    lift: Array
+    centring: Array
     offset: Array
     precision: Array
     prior_mean: Array
@@ -137,9 +134,3 @@ class Problem:
     def width(self) -> int:
         """Number of columns (1, design columns, y)."""
         return int(self.mean.shape[1]) + 1
-
-
-def block_slices(blocks: tuple[Block, ...]) -> list[slice]:
-    """Where each block's columns lie in their concatenation."""
-    ends = np.cumsum([len(block.columns) for block in blocks]).tolist()
-    return [slice(end - len(block.columns), end) for end, block in zip(ends, blocks, strict=True)]

@@ -17,7 +17,7 @@ from bayeshlm.engines.pymc.observations import Observations
 from bayeshlm.engines.pymc.parameterization import Plan
 from bayeshlm.engines.pymc.priors import LOCATED, coefficient, deviation, positive
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import LKJ, Prior
+from bayeshlm.spec.priors import LKJ, At, Prior
 
 
 @dataclass
@@ -78,11 +78,14 @@ class Builder:
         import pymc as pm
         import pytensor.tensor as pt
 
+        told = moved  # from the intercept to what its prior speaks of
+        if isinstance(prior, At):
+            prior, told = prior.prior, moved - pt.dot(self.slopes, self.get("prior_point"))
         if not isinstance(prior, LOCATED):
             return coefficient("Intercept", prior)
         # As the columns' means, so the mean of the groups: the data know the sum of it and the intercept, not the two.
         mean = sum((self._mean_deviation(plan) for plan in self._deviating()), start=pt.zeros(()))
-        typical = coefficient(self.name("Intercept_centred"), prior, shift=moved + mean)
+        typical = coefficient(self.name("Intercept_centred"), prior, shift=told + mean)
         return pm.Deterministic("Intercept", typical - mean - moved)
 
     def _slope(self, block: Block, prior: Prior) -> Any:

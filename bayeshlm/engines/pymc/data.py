@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from bayeshlm.arrays import Array
 from bayeshlm.data.checks.support import STATUSES
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.observations import Observations
 from bayeshlm.engines.pymc.parameterization import Plan
 from bayeshlm.spec.model import Model
+from bayeshlm.spec.priors import At
 from bayeshlm.spec.terms import variable_name
 
 ROWS, COLUMNS = "__obs__", "__column__"  # dims, named so that no column of the user's can have their name
@@ -44,6 +46,15 @@ def data_of(statistics: Statistics, observations: Observations, plans: tuple[Pla
         "upper": Data(observations.upper, (ROWS,)),
         "part": Data(observations.part, (ROWS,)),
     }
+    priors = statistics.model.complete_priors
+    if isinstance(priors.get("Intercept"), At):
+        point = np.zeros(len(layout.columns) - 1)
+        columns = layout.common_columns
+        told = prior_points(layout, priors)[columns.index(0)]
+        for column, value in zip(columns, told, strict=True):
+            if column:
+                point[column - 1] = value
+        data["prior_point"] = Data(point, (COLUMNS,))
     for plan in plans:
         level = layout.levels[plan.index].name
         data[f"{level}_of_row"] = Data(observations.codes[:, plan.index], (ROWS,))

@@ -9,6 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from bayeshlm.data.compress import compress
+from bayeshlm.data.default_priors import with_column_priors
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import tabulate
 from bayeshlm.engines.pymc.builder import Builder
@@ -73,6 +74,7 @@ def to_pymc(model: Model, data: Any, *, parameterization: str = "auto", rows: bo
             f"No prior for {listed(model.missing_priors)}. Give them, or take bayeshlm.scaled_priors(model, data)."
         )
     statistics, observations = observed(model, data, rows=rows)
+    statistics = with_column_priors(statistics)
     return build(statistics, observations, plan_levels(statistics, parameterization), named=rows)
 
 

@@ -15,7 +15,7 @@ from bayeshlm.engines.pymc.algebra import correlation_root, times
 from bayeshlm.engines.pymc.builder import Builder, dims_of
 from bayeshlm.engines.pymc.parameterization import Plan
 from bayeshlm.engines.pymc.priors import coefficient
-from bayeshlm.spec.priors import LKJ, Prior
+from bayeshlm.spec.priors import LKJ, At, Prior
 
 
 class NamedBuilder(Builder):
@@ -25,6 +25,10 @@ class NamedBuilder(Builder):
         return coefficient(block.name, prior, dims=dims_of(block))
 
     def _intercept(self, prior: Prior, moved: Any) -> Any:
+        import pytensor.tensor as pt
+
+        if isinstance(prior, At):
+            return coefficient("Intercept", prior.prior, shift=-pt.dot(self.slopes, self.get("prior_point")))
         return coefficient("Intercept", prior)
 
     def add_level(self, plan: Plan) -> None:

@@ -25,6 +25,7 @@ from bayeshlm.engines.pymc.parameterization import Plan, described, plan_levels
 from bayeshlm.engines.pymc.start import Density, Slots, Start, find_start, slots_of
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.errors import BayeshlmWarning, EngineError, PriorError, is_panic, listed, outside_package
+from bayeshlm.spec.priors import base_prior
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -195,7 +196,10 @@ def _shape(statistics: Statistics, observations: Observations, plans: tuple[Plan
     forms = tuple((plan.index, plan.parent, plan.anchored, plan.centring) for plan in plans)
     groups = tuple(len(members) for members in statistics.members)
     columns = tuple((block.name, block.columns, len(block.labels)) for block in blocks)
-    return statistics.model.to_json(), columns, groups, arrays, forms, observations.rows
+    model, priors = statistics.model, statistics.model.complete_priors
+    if "Intercept" in priors:  # the point at which its prior holds is data
+        model = model.with_priors({"Intercept": base_prior(priors["Intercept"])})
+    return model.to_json(), columns, groups, arrays, forms, observations.rows
 
 
 def _wanted(statistics: Statistics) -> list[str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.cross_products import project_out
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import Table
 from bayeshlm.engines.checks import within_fit
-from bayeshlm.engines.linalg import pivot
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +85,13 @@ def from_statistics(statistics: Statistics) -> Observations:
     within_fit(statistics)  # refuses a response that is a function of the columns but for rounding
     count, slopes = len(statistics.count), varying_columns(statistics)
     moments = np.moveaxis(statistics.scatter, 0, -1)  # (columns and y, the same, cells)
-    rotated, rest = pivot(moments, tuple(k - 1 for k in slopes))
+    rotated, rest = project_out(moments, tuple(k - 1 for k in slopes))
     informative = (rotated != 0).any(axis=1)  # (slopes, cells)
     which, cell = np.nonzero(informative)
     directions = rotated[which, :, cell]
     others = tuple(k for k in range(len(layout.columns) - 1) if k + 1 not in slopes)
     parts = 1 if layout.residual is None else len(layout.residual.labels)
-    together = [pivot(rest[:, :, statistics.residual == part].sum(axis=2), others) for part in range(parts)]
+    together = [project_out(rest[:, :, statistics.residual == part].sum(axis=2), others) for part in range(parts)]
     shown = [pooled[(pooled != 0).any(axis=1)] for pooled, _ in together]
     pooled = np.concatenate(shown)
     part = np.concatenate([

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.cross_products import regression
 from bayeshlm.data.layout import Level
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.observations import varying_columns
 from bayeshlm.errors import EngineError
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import Cauchy, Normal, Prior, StudentT
+from bayeshlm.spec.priors import Cauchy, Flat, Normal, Prior, StudentT, base_prior
 
 PARAMETERIZATIONS = ("auto", "centered", "noncentered")
 GRID = 8.0  # log tau is looked at this far from the log of the noise
@@ -133,7 +134,7 @@ def _centring(information: float, free: int, level: Level) -> float:
 
 def _prior_precision(model: Model) -> float:
     """Of the intercept; 0 where its prior has no scale, or there is none."""
-    match model.complete_priors.get("Intercept"):
+    match base_prior(model.complete_priors.get("Intercept", Flat())):
         case Normal(sigma=scale) | StudentT(sigma=scale) | Cauchy(beta=scale):
             return 1.0 / max(scale**2, float(np.finfo(float).tiny))
     return 0.0
@@ -224,9 +225,7 @@ def _residual_means(statistics: Statistics) -> Array:
     """(cells,): mean response less its least-squares fit on the common columns, on the scale of the predictor."""
     _, mean, scatter = statistics.total()
     columns = [k - 1 for k in statistics.layout.common_columns if k]
-    fitted = np.zeros(len(mean) - 1)
-    if columns:
-        fitted[columns] = np.linalg.lstsq(scatter[np.ix_(columns, columns)], scatter[columns, -1])[0]
+    fitted = regression(scatter, columns)
     deviation = statistics.mean - mean
     return np.asarray((deviation[:, -1] - deviation[:, :-1] @ fitted) / _slope_of_mean(statistics))
 

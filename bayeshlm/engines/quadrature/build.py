@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bayeshlm.arrays import Array, Codes
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.table import Table
 from bayeshlm.engines.exact.build import nested_order
@@ -113,7 +114,7 @@ def build_problem(table: Table, rule: Rule | None = None) -> Problem:
     extra, scales = _scales(table, response, order)
     return Problem(
         response, blocks, coordinates, extra, scales, _tree(order, parents, kept, here), cells,
-        *_totals(response, design), tuple(ruled), here,
+        *_totals(response, design), prior_points(layout, model.complete_priors), tuple(ruled), here,
     )  # fmt: skip
 
 

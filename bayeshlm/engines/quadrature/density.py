@@ -69,10 +69,11 @@ class Density:
         p, batch = problem.common, len(phi)
         beta = np.ascontiguousarray(phi[:, :p])
         user = problem.coordinates.to_user(beta)
+        told = user @ problem.told.T
         log_prior = np.full(batch, problem.coordinates.log_volume)
         first = 0
         for block, prior in problem.blocks:
-            mine = user[:, first : first + len(block.columns)]
+            mine = told[:, first : first + len(block.columns)]
             log_prior += prior.logpdf(mine).sum(axis=1)
             first += len(block.columns)
         scores = phi[:, p:]

@@ -74,6 +74,8 @@ class Problem:
         Sums of eta's coefficient times the columns, and times the offset.
     squares : (p + 1, p + 1)
         Cross products of the columns and the offset of rows known exactly, whose offset is minus their value.
+    told : (p, p)
+        From common effects, as the user wrote them, to what their priors speak of (see `prior_points`).
     ruled : tuple of Ruled
         Rows that a rule stands for.
     here : (innermost groups of the layout,) int
@@ -90,6 +92,7 @@ class Problem:
     linear: Array
     linear_offset: float
     squares: Array
+    told: Array
     ruled: tuple[Ruled, ...]
     here: Codes
 

@@ -120,6 +120,7 @@ def sample(
     chains: int,
     rng: np.random.Generator,
     starts: Array | None = None,
+    per_draw: float = 2.0,
 ) -> Draws:
     """Draw from a density on R^d.
 
@@ -133,6 +134,8 @@ def sample(
     rng : numpy.random.Generator
     starts : (n, d), optional
         Where to climb to the modes from; without it the box is scanned.
+    per_draw : float
+        Effective proposals for each draw kept.
 
     Raises
     ------
@@ -149,7 +152,7 @@ def sample(
     proposal, efficiency = adapt(counted, laplace(find_modes(counted, low, high, rng, starts)), rng)
     for attempt in range(ATTEMPTS):
         # A chain loses draws to rejections; several proposals a kept draw win them back.
-        thinning = int(np.clip(math.ceil(2.0 / max(efficiency, 1e-3)), 1, 12))
+        thinning = int(np.clip(math.ceil(per_draw / max(efficiency, 1e-3)), 1, 12))
         thinning = max(thinning, math.ceil(MIN_PROPOSALS / draws))
         count = draws * thinning
         points = proposal.sample(chains * count, rng)

@@ -160,12 +160,17 @@ def _shapes(log_density: LogDensity, tops: Array, curvatures: Array) -> tuple[Ar
     Rounding in a density of size 1e8 looks like the sharpest of peaks to a short step. Its size is what the density
     changes by over steps of 1e-9; steps over which it changes little more are lengthened.
     """
-    near = tops[:, None] + TINY * np.linspace(-1, 1, 5)[:, None]
-    noise = np.ptp(log_density(near.reshape(-1, tops.shape[1])).reshape(len(tops), -1), axis=1)
-    noise = np.where(np.isfinite(noise), noise, 0.0)[:, None]
     wide = np.minimum(WIDE_STEP, WIDE_SHARE * _widths(curvatures))
-    for _ in range(2):  # the first pass may have seen no more than the tip of a peak
-        values, _, curvatures = _derivatives(log_density, tops, wide)
+    d = tops.shape[1]
+    near = tops[:, None] + TINY * np.linspace(-1, 1, 5)[:, None]
+    points = np.concatenate([tops[:, None] + _pattern(d) * wide[:, None], near], axis=1)
+    found = log_density(points.reshape(-1, d)).reshape(len(tops), -1)
+    noise = np.ptp(found[:, -5:], axis=1, keepdims=True)
+    noise = np.where(np.isfinite(noise), noise, 0.0)
+    values, _, curvatures = _differences(found[:, :-5], wide)
+    for last in (False, True):  # the first pass may have seen no more than the tip of a peak
+        if last:
+            values, _, curvatures = _derivatives(log_density, tops, wide)
         for _ in range(LENGTHENINGS):
             unseen = (np.abs(np.einsum("mii->mi", curvatures)) * wide**2 < OVER_NOISE * noise) & (wide < 1.0)
             if not unseen.any():

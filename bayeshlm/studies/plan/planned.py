@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from bayeshlm.arrays import Array
 from bayeshlm.errors import EngineError
+from bayeshlm.posterior.wording import share
+from bayeshlm.simulation.design import Design
 from bayeshlm.studies.plan.question import Question
 from bayeshlm.studies.plan.targets import (
     AT_LEAST,
@@ -137,13 +139,14 @@ def sentence(question: Question, found: Recommendation, variables: Mapping[str, 
     count = len(question.labels)
     if found.design:
         k = question.labels.index(found.design)
+        n = int(variables["finished"][1][k])
         figures = ", ".join(
-            f"{WORDS[name]} {variables[name][1][k]:.3g} \N{PLUS-MINUS SIGN} {variables[f'{name}_se'][1][k]:.1g}"
+            f"{WORDS[name]} {_figure(name, variables[name][1][k], variables[f'{name}_se'][1][k], n)}"
             for name in question.target
         )
         text = (
-            f"Cheapest of {count} designs that surely meets the target ({wanted}): {found.design}, cost "
-            f"{amount(variables['cost'][1][k])} ({figures})."
+            f"Cheapest of {count} designs that surely meets the target ({wanted}): {found.design}"
+            f"{_sizes(question.designs[k])}, cost {amount(variables['cost'][1][k])} ({figures})."
         )
     elif "uncertain" in found.meets:
         text = f"No design is certain to meet the target ({wanted}) with {results.replicates} replicates."
@@ -156,6 +159,24 @@ def sentence(question: Question, found: Recommendation, variables: Mapping[str, 
             f"cannot tell: {found.cheaper[0]}{more}. Plan these with more replicates."
         )
     return text
+
+
+def _figure(name: str, value: float, error: float, n: int) -> str:
+    """A mean over n studies with its Monte Carlo error; what all or none of them show is no certainty."""
+    if name in AT_LEAST and value in (0.0, 1.0):
+        return f"{share(round(value), n)}, {'all' if value > 0.5 else 'none'} of {n:,} studies"
+    if value == 0:
+        return f"0 in all of {n:,} studies"
+    return f"{value:.3g} \N{PLUS-MINUS SIGN} {error:.1g}"
+
+
+def _sizes(design: Design) -> str:
+    """What its numbers count: ` (6 clinic, 40 patient in each)`; nothing where the sizes are not all numbers."""
+    levels = list(design.levels)
+    if not all(isinstance(size, int) for _, size in levels):
+        return ""
+    (first, count), rest = levels[0], levels[1:]
+    return f" ({count:,} {first}{''.join(f', {size:,} {name} in each' for name, size in rest)})"
 
 
 def amount(value: float) -> str:

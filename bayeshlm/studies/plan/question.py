@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bayeshlm.errors import DesignError, PriorError, listed
+from bayeshlm.errors import DesignError, PriorError, did_you_mean, listed
 from bayeshlm.posterior.compare import check_direction, check_prob
+from bayeshlm.simulation.default_priors import with_design_priors
 from bayeshlm.simulation.design import Design
 from bayeshlm.spec.model import Model, matching
 from bayeshlm.studies.plan.targets import check_target
@@ -72,6 +73,7 @@ def ask(
             "params: sigma = 0 makes all units of a group equal, and no fit can tell a residual of 0 from rounding. "
             "Give a small sigma instead."
         )
+    model, analysis = (with_design_priors(m, found[0]) for m in (model, analysis))  # the same for all designs
     return Question(
         model.with_priors(model.complete_priors), tuple(labels), tuple(found), decide, named,
         analysis.with_priors(analysis.complete_priors), prices, goal, maximize, float(prob), levels,
@@ -138,7 +140,11 @@ def _check_analysis(model: Model, analysis: Model) -> None:
 
 
 def _prices(costs: Mapping[str, float], levels: tuple[str, ...]) -> dict[str, float]:
-    problems = [f"{name!r} is no level of the designs" for name in costs if name not in levels]
+    problems = [
+        f"{name!r} is no level of the designs. {did_you_mean(name, levels)}".rstrip(" .")
+        for name in costs
+        if name not in levels
+    ]
     for name, price in costs.items():
         number = isinstance(price, int | float | np.integer | np.floating) and not isinstance(price, bool)
         if not number or not np.isfinite(price) or price < 0:

@@ -20,10 +20,11 @@ from scipy.special import ndtri
 from bayeshlm.arrays import Array
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.exact.build import build_problem
-from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.density.bind import collapse
 from bayeshlm.engines.exact.fit import fit_exact
 from bayeshlm.engines.exact.hyperparameters import interval, search_box, to_score
-from bayeshlm.engines.exact.problem import Problem, Scale, block_slices
+from bayeshlm.engines.exact.problem import Problem, Scale
+from bayeshlm.engines.naming import DrawnArrays, name_draws
 from bayeshlm.engines.sampling import importance
 from bayeshlm.engines.sampling.modes import LogDensity, near_mode
 from bayeshlm.engines.sampling.pareto import pareto_k
@@ -85,11 +86,11 @@ def _importance(
     problem: Problem, statistics: Statistics, by: str, truth: Mapping[str, Array], rng: np.random.Generator
 ) -> QuickValues | None:
     """Draws, or None where the weights are not good enough."""
-    marginal = Marginal(problem)
     low, high = search_box(problem)
+    density = collapse(problem, low, high, POINTS, rng).density
 
     def log_density(theta: Array) -> Array:
-        return marginal.log_density(theta)[0]
+        return density.log_density(theta)[0]
 
     start = np.array([_score(scale, truth) for scale in problem.scales] + [0.0] * (problem.size - len(problem.scales)))
     mode = near_mode(log_density, start, low, high)
@@ -111,9 +112,10 @@ def _importance(
     theta = _resample(theta, weight, rng)
     level = resolve(statistics, by).level
     depth = 0 if level is None else 1 + problem.level_index.index(statistics.layout.levels.index(level))
-    beta, effects = marginal.draw_effects(theta, rng, levels=depth)
-    draws = _by_name(problem, statistics, beta, effects)
-    values = values_of(statistics, by, draws.__getitem__)
+    beta, effects = density.draw_effects(theta, rng, levels=depth)
+    arrays = DrawnArrays(beta, dict(zip(problem.level_index, effects, strict=False)))
+    variables, _ = name_draws(statistics, arrays, (1, len(theta)))
+    values = values_of(statistics, by, lambda name: variables[name].values[0])
     return QuickValues(values.labels, values.draws, True)
 
 
@@ -158,20 +160,6 @@ def _resample(theta: Array, weight: Array, rng: np.random.Generator) -> Array:
     """
     steps = (np.arange(POINTS) + rng.uniform()) / POINTS
     return np.asarray(theta[np.minimum(np.searchsorted(np.cumsum(weight), steps), POINTS - 1)])
-
-
-def _by_name(problem: Problem, statistics: Statistics, beta: Array, effects: list[Array]) -> dict[str, Array]:
-    """Variable -> (draws, ...), as in a posterior."""
-    layout = statistics.layout
-    draws = {}
-    for block, where in zip(layout.common, block_slices(layout.common), strict=True):
-        draws[block.name] = beta[:, where] if block.labels else beta[:, where][:, 0]
-    for index, drawn in zip(problem.level_index, effects, strict=False):  # outermost first, as deep as was asked for
-        level = layout.levels[index]
-        for block, where in zip(level.blocks, block_slices(level.blocks), strict=True):
-            values = np.moveaxis(drawn[where], (2, 1, 0), (0, 1, 2))  # (draws, groups, effects)
-            draws[block.name] = values if block.labels else values[:, :, 0]
-    return draws
 
 
 def _score(scale: Scale, truth: Mapping[str, Array]) -> float:

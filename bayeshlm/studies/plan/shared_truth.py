@@ -18,10 +18,11 @@ import numpy as np
 
 from bayeshlm.arrays import Array
 from bayeshlm.data.layout import Block, Layout, Level, bound_model
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.engines.exact.hyperparameters import correlation_root
 from bayeshlm.simulation.design import Design, Structure
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import LKJ, Prior
+from bayeshlm.spec.priors import LKJ, At, Prior
 
 MOST_FAMILIES = 5000  # beyond so many parents their children share one stream: designs then share less
 PARAMETER, EFFECT, SIZES, NOISE, UNITS, FIT = range(6)  # what a stream is for
@@ -93,6 +94,10 @@ def shared_params(
             values[name] = root @ root.T
         else:
             values[name] = prior.sample(rng, lengths.get(name) or None)
+    if isinstance(model.complete_priors.get("Intercept"), At) and "Intercept" not in params:
+        told = prior_points(layout, model.complete_priors)  # what was drawn is the linear predictor at a point
+        common = np.concatenate([_labelled(values[block.name], block) for block in layout.common])
+        values["Intercept"] = float(np.linalg.solve(told, common)[layout.common_columns.index(0)])
     structure = design.draw(np.random.default_rng(0))  # nothing in it is random
     for level in layout.levels:
         if set(level.keys) <= set(design.groupings) and not given & {block.name for block in level.blocks}:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import betaincinv, stdtrit
 
 from bayeshlm.arrays import Array
-from bayeshlm.errors import DesignError, listed
+from bayeshlm.errors import DesignError, did_you_mean, listed
 
 AT_LEAST = ("p_best", "assurance", "power")
 AT_MOST = ("expected_loss", "outcome_loss", "width")
@@ -44,7 +44,7 @@ def check_target(target: Mapping[str, float], *, multiplicative: bool) -> dict[s
     for name, value in target.items():
         number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
         if name not in known:
-            problems.append(f"{name!r} is none of {listed(known)}")
+            problems.append(f"{name!r} is none of {listed(known)}. {did_you_mean(name, known)}".rstrip(" ."))
         elif not number or not math.isfinite(value) or value <= 0 or (name in AT_LEAST and value >= 1):
             problems.append(f"{name}={value!r} must be {'between 0 and 1' if name in AT_LEAST else 'positive'}")
     if problems or not target:

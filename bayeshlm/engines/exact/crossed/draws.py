@@ -1,10 +1,10 @@
-"""Draws of the bulk's effects at many thetas from factorisations at few.
+"""Draws of the large block's effects at many thetas from factorisations at few.
 
-Given the root's effects, the bulk's are normal: u = G(-r, 1) + sigma L root^-T xi with G = L root^-T half. For given
-standard normal numbers xi all of it is smooth in the large levels' ratios to sigma, so each draw is interpolated from
-the nodes of an ellipsoid about the draws, every node solving for all draws at once. The degree rises until draws whose
-exact factorisation is computed come out right. A node costs a triangular solve a draw for the noise and next to nothing
-for G, which therefore gets the higher degree.
+Given the small block's effects, the large block's are u = G(-r, 1) + sigma L chol^-T xi, G = L chol^-T whitened.
+For given standard normal numbers xi all of it is smooth in the large levels' ratios to sigma, so that
+each draw is interpolated from the nodes of an ellipsoid about the draws, every node solving for all draws at once. The
+degree rises until draws whose exact factorisation is computed come out right. A node costs a triangular solve a draw
+for the noise and next to nothing for G, which therefore gets the higher degree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import blas
 
 from bayeshlm.arrays import Array
-from bayeshlm.engines.exact.crossed.density import Bulk, Crossed
+from bayeshlm.engines.exact.crossed.density import Crossed, LargeBlock
 from bayeshlm.engines.exact.crossed.polynomials import Ellipsoid, Interpolant, interpolant
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ CHUNK = 512  # right-hand sides at once
 KEPT_BYTES = 2**30  # of factorisations
 
 
-class BulkDraws:
-    """Draws for theta's ratios x (B, m), sigma (B,) and the root's effects `known` (r, B).
+class LargeBlockDraws:
+    """Draws for theta's ratios x (B, m), sigma (B,) and the small block's effects `known` (r, B).
 
     Attributes
     ----------
@@ -50,14 +50,14 @@ class BulkDraws:
         self.crossed, self.coordinates = crossed, coordinates
         self.x, self.sigma, self.known = x, sigma, known
         # (n, B), each draw contiguous
-        self.xi = rng.standard_normal((len(x), crossed.crossing.bulk_size)).T
+        self.xi = rng.standard_normal((len(x), crossed.crossing.large_size)).T
         centre, spread = x.mean(axis=0), np.atleast_2d(np.cov(x.T)) if len(x) > 1 else np.zeros((x.shape[1],) * 2)
         root = np.linalg.cholesky(spread + np.diag(np.maximum(np.diag(spread), 1e-12)) * 1e-6)
         reach = np.linalg.norm(np.linalg.solve(root, (x - centre).T), axis=0).max()
         self.region = Ellipsoid(centre, 1.01 * max(reach, 1.0) * root)
         self.trials = rng.choice(len(x), min(TRIALS, len(x)), replace=False)
         self.evaluations, self.errors = 0, [np.inf, np.inf]
-        self.bulks: list[Bulk | None] = []
+        self.blocks: list[LargeBlock | None] = []
 
     def draw(self) -> Array:
         """(n, B), as the user wrote the effects."""
@@ -74,10 +74,10 @@ class BulkDraws:
         rules: dict[int, Interpolant] = {}
         for degree in range(FIRST_DEGREE, MAX_DEGREE + 1):
             for place in self.region.nodes(degree)[len(means) :]:
-                bulk, ratios = self._at(place[None])
-                self._keep(bulk)
-                means.append(self._mean(bulk, ratios))
-                noises.append(self._noise(bulk, ratios, self.xi[:, trials]))
+                block, ratios = self._at(place[None])
+                self._keep(block)
+                means.append(self._mean(block, ratios))
+                noises.append(self._noise(block, ratios, self.xi[:, trials]))
             rule = interpolant(self.region, degree)
             weights = rule.weights(self.x[trials])  # (trials, nodes)
             found = np.stack([
@@ -94,22 +94,24 @@ class BulkDraws:
         self.noise_nodes = len(rules[1].inverse)
         return self._interpolate(rules[0].weights(self.x), rules[1].weights(self.x), means, degree)
 
-    def _at(self, place: Array) -> tuple[Bulk, list[Array]]:
+    def _at(self, place: Array) -> tuple[LargeBlock, list[Array]]:
         self.evaluations += 1
         ratios = [ratio[:, :, 0] for ratio in self.coordinates.ratios(place)]
-        return self.crossed.bulk(ratios), ratios
+        return self.crossed.large_block(ratios), ratios
 
-    def _keep(self, bulk: Bulk) -> None:
-        room = (len(self.bulks) + 1) * bulk.root.nbytes <= KEPT_BYTES
-        self.bulks.append(bulk if room else None)
+    def _keep(self, block: LargeBlock) -> None:
+        room = (len(self.blocks) + 1) * block.chol.nbytes <= KEPT_BYTES
+        self.blocks.append(block if room else None)
 
-    def _mean(self, bulk: Bulk, ratios: list[Array]) -> Array:
+    def _mean(self, block: LargeBlock, ratios: list[Array]) -> Array:
         """G (n, r)."""
-        return self.crossed.apply_bulk(ratios, blas.dtrsm(1.0, bulk.root, bulk.half, lower=1, trans_a=1), lifted=False)
+        return self.crossed.apply_large_block(
+            ratios, blas.dtrsm(1.0, block.chol, block.whitened, lower=1, trans_a=1), lifted=False
+        )
 
-    def _noise(self, bulk: Bulk, ratios: list[Array], xi: Array) -> Array:
-        """L root^-T xi."""
-        return self.crossed.apply_bulk(ratios, blas.dtrsm(1.0, bulk.root, xi, lower=1, trans_a=1), lifted=False)
+    def _noise(self, block: LargeBlock, ratios: list[Array], xi: Array) -> Array:
+        """L chol^-T xi."""
+        return self.crossed.apply_large_block(ratios, blas.dtrsm(1.0, block.chol, xi, lower=1, trans_a=1), lifted=False)
 
     def _interpolate(self, mean_weights: Array, noise_weights: Array, means: list[Array], degree: int) -> Array:
         batch = len(self.x)
@@ -121,11 +123,11 @@ class BulkDraws:
             out[:, part] = stacked @ known.reshape(stacked.shape[1], -1)
         noise_weights = noise_weights * self.sigma[:, None]
         for j, place in enumerate(self.region.nodes(degree)[: noise_weights.shape[1]]):
-            bulk = self.bulks[j] or self._at(place[None])[0]
+            block = self.blocks[j] or self._at(place[None])[0]
             ratios = [ratio[:, :, 0] for ratio in self.coordinates.ratios(place[None])]
             for start in range(0, batch, CHUNK):
                 part = slice(start, start + CHUNK)
                 scaled = self.xi[:, part] * noise_weights[part, j]
-                solved = blas.dtrsm(1.0, bulk.root, scaled, lower=1, trans_a=1, overwrite_b=1)
-                self.crossed.add_bulk(ratios, solved, out[:, part])
+                solved = blas.dtrsm(1.0, block.chol, scaled, lower=1, trans_a=1, overwrite_b=1)
+                self.crossed.add_large_block(ratios, solved, out[:, part])
         return out

@@ -1,6 +1,6 @@
 """The density of crossed levels from few factorisations.
 
-What the bulk says about the root is a smooth function of the large levels' ratios to sigma (`crossed`), and the
+What the large block says about the root is a smooth function of the large levels' ratios to sigma (`crossed`), and the
 posterior of these ratios is concentrated, since large levels have many groups. So it is computed exactly at few nodes
 of an ellipsoid that holds the posterior, and interpolated by polynomials whose degree rises until the log density
 agrees with exact evaluations. The ellipsoid is found on the way, by low degrees on others.
@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 
 from bayeshlm.arrays import Array
 from bayeshlm.engines.exact.crossed.density import Crossed
-from bayeshlm.engines.exact.crossed.draws import BulkDraws
+from bayeshlm.engines.exact.crossed.draws import LargeBlockDraws
 from bayeshlm.engines.exact.crossed.moments import Moments, moments
 from bayeshlm.engines.exact.crossed.polynomials import Ellipsoid, interpolant
 from bayeshlm.engines.exact.density.protocol import finite
@@ -39,7 +39,7 @@ CHUNK = 2048
 LEAF_NUMBERS = 2**18
 
 
-class NotTabulatedError(Exception):
+class NotInterpolatedError(Exception):
     """No region or no degree made the polynomials agree with the density."""
 
 
@@ -65,7 +65,7 @@ class Coordinates:
 
     def __init__(self, crossed: Crossed, start: Moments) -> None:
         problem = self.problem = crossed.problem
-        large = (crossed.crossing.leaf, *crossed.crossing.bulk)
+        large = (crossed.crossing.leaf, *crossed.crossing.large)
         axes, groups, component = [], [], 0
         for index, level in enumerate(problem.levels):
             for _ in level.columns:
@@ -108,7 +108,7 @@ class Coordinates:
         return theta
 
     def ratios(self, x: Array) -> list[Array]:
-        """Roots over sigma, (k, k, B) a level, at x (B, m); zero for the levels of the root."""
+        """Roots over sigma, (k, k, B) a level, at x (B, m); zero for the levels of the small block."""
         problem = self.problem
         values = np.zeros((len(x), len(problem.scales)))
         partial = np.zeros((len(x), problem.size - len(problem.scales)))
@@ -120,19 +120,20 @@ class Coordinates:
         return covariance_roots(problem, values, partial)
 
 
-class Tabulated:
+class Interpolated:
     """Stands in for `Crossed`: the same density and effects, from polynomials in the large levels' ratios.
 
     Raises
     ------
-    NotTabulatedError
+    NotInterpolatedError
         Where no region or degree will do; `Crossed` itself then has to be evaluated everywhere.
     """
 
     def __init__(self, crossed: Crossed, low: Array, high: Array, rng: np.random.Generator) -> None:
         self.crossed, self.problem = crossed, crossed.problem
         self.evaluations = 0
-        self.told: dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
+        self.chunk = CHUNK
         self.region = Ellipsoid(np.zeros(0), np.zeros((0, 0)))
         self.values = np.empty((0, 0))
         start = moments(self.problem)
@@ -160,20 +161,20 @@ class Tabulated:
     def _exact(self, x: Array) -> Array:
         """Kernels and log determinants at x (n, m), one row each."""
         if self.evaluations + len(x) > MAX_NODES:
-            raise NotTabulatedError(f"more than {MAX_NODES} factorisations would be needed")
+            raise NotInterpolatedError(f"more than {MAX_NODES} factorisations would be needed")
         self.evaluations += len(x)
-        kernels, log_determinants = self.crossed.kernels(self.coordinates.ratios(x))
+        schur, log_determinants = self.crossed.schur(self.coordinates.ratios(x))
         if not np.isfinite(log_determinants).all():
-            raise NotTabulatedError("the crossed levels' matrix is not positive definite")
-        return np.column_stack([kernels.reshape(len(x), -1), log_determinants])
+            raise NotInterpolatedError("the crossed levels' matrix is not positive definite")
+        return np.column_stack([schur.reshape(len(x), -1), log_determinants])
 
     def _density(self, theta: Array, rows: Array) -> Array:
         """(log posterior, log likelihood), (2, B), given what `_exact` returns."""
         sigma, roots, _, log_prior = constrain(self.problem, theta)
         width = self.crossed.width
         with np.errstate(all="ignore"):  # absurd thetas end as -inf, which is their density
-            kernels = rows[:, :-1].reshape(-1, width, width)
-            likelihood = finite(self.crossed.eliminate_root(kernels, rows[:, -1], sigma, roots).log_likelihood)
+            schur = rows[:, :-1].reshape(-1, width, width)
+            likelihood = finite(self.crossed.eliminate_small_block(schur, rows[:, -1], sigma, roots).log_likelihood)
             return np.stack([finite(likelihood + log_prior), likelihood])
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
@@ -222,7 +223,7 @@ class Tabulated:
             try:
                 modes = find_modes(self._search_density, *self._search_box(), rng, starts)
             except FloatingPointError as error:
-                raise NotTabulatedError(str(error)) from error
+                raise NotInterpolatedError(str(error)) from error
             value, mode, curvature = modes[0]
             exact = self._density(c.to_theta(mode[None, :m], mode[None, m:]), self._exact(mode[None, :m]))[0, 0]
             if exact > best:
@@ -233,7 +234,7 @@ class Tabulated:
                 elif self.degree < MAX_DEGREE:
                     self._table(self.region, self.degree + 1)
                 else:
-                    raise NotTabulatedError(f"degree {MAX_DEGREE} misjudges its own mode")
+                    raise NotInterpolatedError(f"degree {MAX_DEGREE} misjudges its own mode")
                 continue
             starts = mode[None]  # far from the mode low degrees promise the impossible: from here on climb, do not scan
             root = root_of(curvature)
@@ -245,7 +246,7 @@ class Tabulated:
                 return mode, covariance
             root = self.region.root @ (left * np.clip(growth, 0.25, 1.5)) @ right
             self._table(Ellipsoid(mode[:m], root), SEARCH_DEGREE + (m > FEW_AXES))
-        raise NotTabulatedError("no region was found that holds the posterior")
+        raise NotInterpolatedError("no region was found that holds the posterior")
 
     def _raise_degree(self, mode: Array, covariance: Array, rng: np.random.Generator) -> None:
         """Raise the degree until it agrees with exact evaluations about the mode; widen the region where it must."""
@@ -276,10 +277,12 @@ class Tabulated:
             elif self.degree < MAX_DEGREE:
                 self._table(self.region, self.degree + 1)
             else:
-                raise NotTabulatedError(f"degree {MAX_DEGREE} leaves errors of {error:.0g} in the log density")
+                raise NotInterpolatedError(f"degree {MAX_DEGREE} leaves errors of {error:.0g} in the log density")
 
-    def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
-        """As `Crossed.draw_effects`; the bulk's effects from factorisations at few nodes (`BulkDraws`)."""
+    def draw_effects(
+        self, theta: Array, rng: np.random.Generator, levels: int | None = None
+    ) -> tuple[Array, list[Array]]:
+        """As `Crossed.draw_effects`; the large block's effects from factorisations at few nodes (`LargeBlockDraws`)."""
         problem, crossed = self.problem, self.crossed
         error = self.error(theta[rng.choice(len(theta), min(CHECKED, len(theta)), replace=False)])
         if not error < MAX_ERROR:
@@ -296,14 +299,14 @@ class Tabulated:
             part = slice(start, start + CHUNK)
             rows = self.interpolant.weights(x[part]) @ self.values
             mine = [root[:, :, part] for root in roots]
-            top = crossed.eliminate_root(rows[:, :-1].reshape(-1, width, width), rows[:, -1], sigma[part], mine)
-            known[:, part] = crossed.draw_root(top, mine, rng)
-        bulk = BulkDraws(crossed, self.coordinates, x, sigma, known, rng)
-        drawn = bulk.draw()
-        self.evaluations += bulk.evaluations
-        self.told = {
-            "density_error": error, "factorisations": self.evaluations, "noise_nodes": bulk.noise_nodes,
-            "mean_error": bulk.errors[0], "noise_error": bulk.errors[1],
+            top = crossed.eliminate_small_block(rows[:, :-1].reshape(-1, width, width), rows[:, -1], sigma[part], mine)
+            known[:, part] = crossed.draw_small_block(top, mine, rng)
+        block = LargeBlockDraws(crossed, self.coordinates, x, sigma, known, rng)
+        drawn = block.draw()
+        self.evaluations += block.evaluations
+        self.diagnostics = {
+            "density_error": error, "factorisations": self.evaluations, "noise_nodes": block.noise_nodes,
+            "mean_error": block.errors[0], "noise_error": block.errors[1],
         }  # fmt: skip
         betas = np.empty((batch, len(problem.common)))
         # Draws first in memory: that is how the posterior keeps them.
@@ -316,7 +319,7 @@ class Tabulated:
                 sigma[part], [root[:, :, part] for root in roots], known[:, part], drawn[:, part],
                 [effect[:, :, part] for effect in effects], rng,
             )  # fmt: skip
-        return betas, effects
+        return betas, effects[:levels]
 
     def modes(self, rng: np.random.Generator) -> Array:
         """Starts (n, d) for the mode search in theta."""

@@ -54,7 +54,7 @@ def moments(problem: Problem) -> Moments:
     for index, level in enumerate(problem.levels):
         for j in range(len(level.columns)):
             combination = np.zeros(problem.width)
-            combination[list(level.columns)] = level.lift[:, j]
+            combination[list(level.columns)] = level.centring[:, j]
             parts.append((problem.codes[:, index], level.groups, combination))
     size = len(parts)
     expected, observed, largest = np.zeros((size + 1, size + 1)), np.zeros(size + 1), np.zeros(size)

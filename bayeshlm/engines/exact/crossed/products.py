@@ -23,29 +23,30 @@ import numpy as np
 from scipy import sparse
 
 from bayeshlm.arrays import Array, Codes
-from bayeshlm.engines.exact.density.residuals import pivot_centred
+from bayeshlm.engines.exact.density.nested import weighted_inverses
+from bayeshlm.engines.exact.density.residuals import project_out_centred
 from bayeshlm.engines.exact.problem import Problem
 
-Order = tuple[int, tuple[int, ...], tuple[int, ...]]  # leaf, bulk, root: indices of levels
-ROOT = 128  # effects of the smallest levels that stay with the common effects in the root, factored at every theta
+Order = tuple[int, tuple[int, ...], tuple[int, ...]]  # leaf, large block, small block: indices of levels
+SMALL = 128  # effects of the smallest levels, which with the common ones are the small block, factored at every theta
 
 
 @dataclass(frozen=True, eq=False)
 class Crossing:
     """The matrix M(theta) as a linear function of the entries of V^-1.
 
-    Columns: the bulk's effects, the root's effects, the common effects, y. A level's effects are ordered by effect,
-    then by group.
+    Columns: effects of the large block, of the small block, the common effects, y. A level's effects are ordered by
+    effect, then by group.
 
     Attributes
     ----------
     leaf : int
         Index of the level that integrates out first.
-    bulk, root : tuple of int
-        Indices of the other levels; the root holds the small ones.
+    large, small : tuple of int
+        Indices of the other levels; the small block holds the small ones.
     start : mapping level -> first column
     size : int
-        Columns in all; `bulk_size` of them are effects of the bulk.
+        Columns in all; `large_size` of them are effects of the large block.
     rows : sparse (k * groups, size)
         Pseudo-observations P, effect by effect.
     factor : (k, k, groups)
@@ -61,11 +62,11 @@ class Crossing:
     """
 
     leaf: int
-    bulk: tuple[int, ...]
-    root: tuple[int, ...]
+    large: tuple[int, ...]
+    small: tuple[int, ...]
     start: dict[int, int]
     size: int
-    bulk_size: int
+    large_size: int
     rows: sparse.csr_array
     factor: Array
     distinct: Array
@@ -74,20 +75,39 @@ class Crossing:
     constant: Array
     products: sparse.csr_array
 
+    @property
+    def numbers(self) -> int:
+        """Size of the working arrays, per theta."""
+        return int(self.distinct.size)
+
+    def entries(self, ratio: Array, sigma: Array | None) -> tuple[Array, Array]:
+        """M at its positions (places, B), and log determinants of V (B,), for the leaf's roots over sigma (k, k, B)."""
+        unit = np.ones(ratio.shape[2])
+        inverse, log_determinant = weighted_inverses(self.distinct, ratio, unit, self.members)
+        return self.constant[:, None] + self.products @ inverse.reshape(-1, len(unit)), log_determinant
+
+    def residual(self, coefficients: Array, sigma: Array) -> tuple[Array, Array, Array]:
+        """The leaf's pseudo-observations less what `coefficients` (size, B) account for; their R; their precision.
+
+        Returns (k, groups, B), (k, k, groups, 1) and (B,).
+        """
+        seen = -(self.rows @ coefficients).reshape(*self.factor.shape[1:], -1)
+        return seen, self.factor[..., None], sigma**-2
+
 
 def order_levels(problem: Problem) -> Order:
-    """(leaf, bulk, root): the level with the most effects, and the others by whether they fit in the root."""
+    """(leaf, large, small): the level with the most effects, and the others by whether they fit in the small block."""
     effects = [level.groups * len(level.columns) for level in problem.levels]
     by_size = sorted(range(len(effects)), key=effects.__getitem__)
     leaf, others = by_size[-1], by_size[:-1]
-    root: list[int] = []
-    room = ROOT
+    small: list[int] = []
+    room = SMALL
     for index in others:
         if effects[index] > room:
             break
-        root.append(index)
+        small.append(index)
         room -= effects[index]
-    return leaf, tuple(k for k in others if k not in root), tuple(root)
+    return leaf, tuple(k for k in others if k not in small), tuple(small)
 
 
 def level_codes(problem: Problem) -> Codes:
@@ -128,24 +148,24 @@ def count_products(problem: Problem, leaf: int) -> int:
 
 
 def first_columns(problem: Problem, order: Order) -> tuple[dict[int, int], int, int]:
-    """(first column of each level but the leaf, effects in all, effects of the bulk)."""
-    _, bulk, root = order
-    start, size, bulk_size = {}, 0, 0
-    for index in (*bulk, *root):
+    """(first column of each level but the leaf, effects in all, effects of the large block)."""
+    _, large, small = order
+    start, size, large_size = {}, 0, 0
+    for index in (*large, *small):
         start[index] = size
         size += problem.levels[index].groups * len(problem.levels[index].columns)
-        bulk_size = size if index in bulk else bulk_size
-    return start, size, bulk_size
+        large_size = size if index in large else large_size
+    return start, size, large_size
 
 
 def cross(problem: Problem, order: Order) -> Crossing:
     """Integrate out what can be before theta is known."""
-    leaf, bulk, root = order
-    level, others, codes = problem.levels[leaf], (*bulk, *root), level_codes(problem)
-    start, first, bulk_size = first_columns(problem, order)
+    leaf, large, small = order
+    level, others, codes = problem.levels[leaf], (*large, *small), level_codes(problem)
+    start, first, large_size = first_columns(problem, order)
     size = first + len(problem.common) + 1
     cells = Cells(problem, leaf)
-    rows, rest = pivot_centred(cells.group_weight, cells.group_mean, cells.group_scatter, level.columns)
+    rows, rest = project_out_centred(cells.group_weight, cells.group_mean, cells.group_scatter, level.columns)
     dense = [*problem.common, problem.width - 1]
 
     seen = _leaf_coordinates(cells, rows, level.columns)  # (k, c, cells)
@@ -163,7 +183,7 @@ def cross(problem: Problem, order: Order) -> Crossing:
     matrix = sum_entries(parts, (k * groups, size))
 
     constant = _within(problem, leaf, cells, matrix, rest, start, dense)
-    factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
+    factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.centring)
     distinct, kind = np.unique(factor.reshape(k * k, -1), axis=1, return_inverse=True)
     kind, classes = kind.ravel(), distinct.shape[1]
     places, sources, values = meeting_products(matrix, kind, k, groups, classes)
@@ -174,7 +194,7 @@ def cross(problem: Problem, order: Order) -> Crossing:
     shape = (len(positions), k * (k + 1) // 2 * classes)
     products = sparse.coo_array((values, (entry[: len(places)], sources)), shape=shape).tocsr()
     return Crossing(
-        leaf, bulk, root, start, size, bulk_size, matrix, factor, distinct.reshape(k, k, classes),
+        leaf, large, small, start, size, large_size, matrix, factor, distinct.reshape(k, k, classes),
         np.bincount(kind, minlength=classes).astype(float), positions,
         np.bincount(entry[len(places) :], coordinates.data[lower], len(positions)), products,
     )  # fmt: skip

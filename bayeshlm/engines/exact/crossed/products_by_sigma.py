@@ -32,7 +32,7 @@ from bayeshlm.engines.exact.crossed.products import (
     met_columns,
     sum_entries,
 )
-from bayeshlm.engines.exact.density.residuals import pivot_centred
+from bayeshlm.engines.exact.density.residuals import project_out_centred
 from bayeshlm.engines.exact.problem import Problem
 
 PAIR, FLOP = 1e-8, 1e-10  # seconds: two columns that meet in a group, at one theta; a floating point operation
@@ -48,7 +48,7 @@ def evaluation_seconds(codes: Codes, widths: list[tuple[int, int]], dense: int, 
 
 
 class SplitCrossing:
-    """M(theta); columns, leaf, bulk and root as in `Crossing`.
+    """M(theta); columns, leaf, large and small block as in `Crossing`.
 
     Attributes
     ----------
@@ -71,15 +71,15 @@ class SplitCrossing:
     def __init__(self, problem: Problem, order: Order) -> None:
         assert problem.split is not None  # the caller's branch
         self.problem, self.split = problem, problem.split
-        self.leaf, self.bulk, self.root = order
-        self.start, self.first, self.bulk_size = first_columns(problem, order)
+        self.leaf, self.large, self.small = order
+        self.start, self.first, self.large_size = first_columns(problem, order)
         dense = [*problem.common, problem.width - 1]
         self.size = self.first + len(dense)
         level, parts, part = problem.levels[self.leaf], len(self.split.rows), self.split.part
         k, group = len(level.columns), level_codes(problem)[:, self.leaf]
         cells = Cells(problem, self.leaf)
-        rows, _ = pivot_centred(cells.group_weight, cells.group_mean, cells.group_scatter, level.columns)
-        self.factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
+        rows, _ = project_out_centred(cells.group_weight, cells.group_mean, cells.group_scatter, level.columns)
+        self.factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.centring)
         product = _cross_products(problem, group, level.columns, dense, rows)
         directions = range(problem.width, problem.width + k)
 
@@ -123,7 +123,7 @@ class SplitCrossing:
             found += [(c, start + j * other.groups + codes[:, index]) for j, c in enumerate(other.columns)]
         return found + [(rest + j, np.full(len(codes), self.first + j)) for j in range(dense)]
 
-    def entries(self, root: Array, sigma: Array) -> tuple[Array, Array]:
+    def entries(self, root: Array, sigma: Array | None) -> tuple[Array, Array]:
         """M at its positions (places, B), and log determinants of V and of the noise (B,).
 
         Parameters
@@ -132,6 +132,7 @@ class SplitCrossing:
             The leaf's.
         sigma : (B, parts)
         """
+        assert sigma is not None  # M depends on it here
         tau, k, parts = sigma.T**-2, len(root), sigma.shape[1]
         lower, factor = self._scaled(tau, self.representative)
         inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
@@ -157,16 +158,16 @@ class SplitCrossing:
         lower = linalg.cholesky(np.einsum("pb,pijg->ijgb", tau, self.information[..., groups]))
         return lower, np.einsum("aigb,ajg->ijgb", lower, self.factor[..., groups])
 
-    def residual(self, worth: Array, sigma: Array) -> tuple[Array, Array]:
-        """The leaf's pseudo-observations, of precision 1, less what `worth` (size, B) accounts for; and their F'R.
+    def residual(self, coefficients: Array, sigma: Array) -> tuple[Array, Array, Array]:
+        """The leaf's pseudo-observations less what `coefficients` (size, B) account for; their F'R; their precision.
 
-        Returns (k, groups, B) and (k, k, groups, B).
+        Returns (k, groups, B), (k, k, groups, B) and (B,).
         """
         tau, (parts, k, _, groups) = sigma.T**-2, self.information.shape
-        seen = -(self.rows @ worth).reshape(parts + 1, k, groups, -1)
+        seen = -(self.rows @ coefficients).reshape(parts + 1, k, groups, -1)
         lower, factor = self._scaled(tau, slice(None))
         rest = linalg.solve_lower(lower, np.einsum("pb,pigb->igb", tau, seen[:parts]))
-        return rest + np.einsum("aigb,agb->igb", lower, seen[parts]), factor
+        return rest + np.einsum("aigb,agb->igb", lower, seen[parts]), factor, np.ones(len(sigma))
 
 
 def _units(k: int) -> Array:

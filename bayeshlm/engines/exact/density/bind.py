@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from bayeshlm.arrays import Array
 from bayeshlm.engines.exact.crossed.density import Crossed
 from bayeshlm.engines.exact.crossed.draws import KEPT_BYTES
-from bayeshlm.engines.exact.crossed.interpolated import NotTabulatedError, Tabulated
+from bayeshlm.engines.exact.crossed.interpolated import Interpolated, NotInterpolatedError
 from bayeshlm.engines.exact.crossed.products import count_products, order_levels
 from bayeshlm.engines.exact.density.nested import Marginal
+from bayeshlm.engines.exact.density.protocol import Density, ExactDensity
 from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.errors import EngineError
 
 MAX_BYTES = 8 * 2**30
 MAX_SECONDS = 3600.0
 BYTES_PER_PRODUCT = 96  # while the products within groups are sorted into M
-COPIES = 3  # of the bulk's matrix at a time
+COPIES = 3  # of the large block's matrix at a time
 FACTORISATIONS, SOLVES = 60, 15  # typical numbers: nodes of the density, nodes of the draws
 SPEED = 1e10  # floating point operations a second that any machine reaches in a Cholesky factorisation
 TYPICAL_EVALUATIONS = 15_000  # where every proposal has to be evaluated exactly
 
 
-class Collapsed(Protocol):
-    """log p(y | theta) with all effects integrated out, and draws of the effects.
-
-    `told` holds numbers about the draws, for the posterior's attrs.
-    """
-
-    told: dict[str, float]
-
-    def log_density(self, theta: Array) -> tuple[Array, Array]:
-        """(log posterior, log likelihood), (B,) each, for theta (B, d)."""
-
-    def draw_effects(self, theta: Array, rng: np.random.Generator) -> tuple[Array, list[Array]]:
-        """(B, p) common effects as the user wrote them; per level (k, groups, B)."""
-
-
 @dataclass(frozen=True)
 class Chosen:
-    """A collapsed density, where to start looking for its modes (None: anywhere)."""
+    """A collapsed density, and where to start looking for its modes (None: anywhere)."""
 
-    density: Collapsed
+    density: Density
     starts: Array | None = None
+
+
+def exact_density(problem: Problem) -> ExactDensity:
+    """The density of nested or crossed levels, evaluated as it stands at every theta."""
+    return Marginal(problem) if problem.codes is None else Crossed(problem)
 
 
 def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.random.Generator) -> Chosen:
@@ -69,13 +59,13 @@ def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.rand
         return Chosen(Marginal(problem))
     _check_size(problem, draws)
     crossed = Crossed(problem)
-    if not crossed.crossing.bulk or problem.split is not None:  # tables are of ratios to the one sigma
+    if not crossed.crossing.large or problem.split is not None:  # tables are of ratios to the one sigma
         return Chosen(crossed)
     try:
-        table = Tabulated(crossed, low, high, rng)
+        table = Interpolated(crossed, low, high, rng)
         return Chosen(table, table.modes(rng))
-    except NotTabulatedError as error:
-        seconds = TYPICAL_EVALUATIONS * crossed.crossing.bulk_size**3 / 3 / SPEED
+    except NotInterpolatedError as error:
+        seconds = TYPICAL_EVALUATIONS * crossed.crossing.large_size**3 / 3 / SPEED
         if seconds > MAX_SECONDS:
             raise EngineError(
                 f"The density of these crossed levels could not be interpolated ({error}), and evaluating every "
@@ -86,8 +76,8 @@ def collapse(problem: Problem, low: Array, high: Array, draws: int, rng: np.rand
 
 
 def _check_size(problem: Problem, draws: int) -> None:
-    leaf, bulk, _ = order_levels(problem)
-    effects = sum(problem.levels[k].groups * len(problem.levels[k].columns) for k in bulk)
+    leaf, large, _ = order_levels(problem)
+    effects = sum(problem.levels[k].groups * len(problem.levels[k].columns) for k in large)
     products = count_products(problem, leaf)
     matrix = 8 * effects**2
     need = BYTES_PER_PRODUCT * products + COPIES * matrix + min(KEPT_BYTES, SOLVES * matrix) + 16 * effects * draws

@@ -10,20 +10,20 @@ from bayeshlm.engines import linalg
 
 
 def draw_group(
-    rows: Array, factor: Array, root: Array, precision: Array, worth: Array, rng: np.random.Generator
+    rows: Array, factor: Array, root: Array, precision: Array, coefficients: Array, rng: np.random.Generator
 ) -> Array:
-    """Effects (k, groups, B) of a level whose groups see `worth` (c - 1, groups, B) in every column so far."""
+    """Effects (k, groups, B) of a level whose groups see `coefficients` (c - 1, groups, B) in every column so far."""
     k = root.shape[0]
     if k == 1:
-        only = rows[0, -1] - np.einsum("cgb,cgb->gb", np.broadcast_to(rows[0, :-1], worth.shape), worth)
+        only = rows[0, -1] - np.einsum("cgb,cgb->gb", np.broadcast_to(rows[0, :-1], coefficients.shape), coefficients)
         return draw_given_residual(only[None], factor, root, precision, rng)
-    return draw_given_residual(unexplained(rows, worth), factor, root, precision, rng)
+    return draw_given_residual(unexplained(rows, coefficients), factor, root, precision, rng)
 
 
-def unexplained(rows: Array, worth: Array) -> Array:
-    """Pseudo-observations (k, groups, B) of y less what `worth` (c - 1, groups, B) accounts for."""
-    seen = np.broadcast_to(rows[:, :-1], (len(rows), *worth.shape))
-    return np.asarray(rows[:, -1] - np.einsum("icgb,cgb->igb", seen, worth))
+def unexplained(rows: Array, coefficients: Array) -> Array:
+    """Pseudo-observations (k, groups, B) of y less what `coefficients` (c - 1, groups, B) account for."""
+    seen = np.broadcast_to(rows[:, :-1], (len(rows), *coefficients.shape))
+    return np.asarray(rows[:, -1] - np.einsum("icgb,cgb->igb", seen, coefficients))
 
 
 def draw_by_class(
@@ -78,7 +78,7 @@ def draw_given_residual(
         centre = spread * precision * reach * residual[0]
         return np.asarray(root[0, 0] * (centre + np.sqrt(spread) * rng.standard_normal(centre.shape)))[None]
     scaled = linalg.times_lower(factor, root)
-    pull = np.einsum("aigb,agb->igb", scaled, residual) * precision
+    rhs = np.einsum("aigb,agb->igb", scaled, residual) * precision
     lower = linalg.gram_cholesky(np.swapaxes(scaled, 0, 1) * np.sqrt(precision), 1.0)
-    v = linalg.solve_upper(lower, linalg.solve_lower(lower, pull) + rng.standard_normal(pull.shape))
+    v = linalg.solve_upper(lower, linalg.solve_lower(lower, rhs) + rng.standard_normal(rhs.shape))
     return np.asarray(np.einsum("ijb,jgb->igb", root, v))

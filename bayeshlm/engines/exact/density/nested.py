@@ -8,17 +8,19 @@ information form). What a group says about everything above it is then again a m
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.linalg import blas
 
 from bayeshlm.arrays import Array
 from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.density.effects import draw_by_class, draw_group, unexplained
-from bayeshlm.engines.exact.density.protocol import in_chunks
-from bayeshlm.engines.exact.density.residuals import full_moments, pivot_centred, pooled
+from bayeshlm.engines.exact.density.protocol import Sweep, Upper, in_chunks
+from bayeshlm.engines.exact.density.residuals import full_moments, pooled, project_out_centred
 from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
 
@@ -27,6 +29,7 @@ MOST_OF = 0.9  # of the least residual there can be
 FEW_CLASSES = 4  # groups a class on average, from which drawing class by class pays
 FEW_COLUMNS = 3  # common effects up to which plain array arithmetic is quicker than stacked LAPACK calls
 COMPILED_FROM = 250  # classes of groups with three or more effects: a fit of a few seconds
+DENSE_CLASSES = 256  # weights times classes up to which one parent's products are a full matrix for BLAS
 CACHE = 2**18  # numbers per working array: 2 MB, about a core's second-level cache
 
 
@@ -49,8 +52,8 @@ class Leaf:
         Groups in each class.
     kind : (groups,) int
         Class of each group.
-    products : sparse (parents * pairs, weights * classes)
-        Maps the entries of V^-1 to the parents' cross products.
+    products : (parents * pairs, weights * classes)
+        Maps the entries of V^-1 to the parents' cross products; sparse, where most of it is 0.
     """
 
     rows: Array
@@ -59,35 +62,7 @@ class Leaf:
     distinct: Array
     members: Array
     kind: NDArray[np.int64]
-    products: sparse.csr_array
-
-
-@dataclass(frozen=True)
-class Upper:
-    """A level above the innermost, kept for the way down: pseudo-observations (k, c, groups, B) and R."""
-
-    rows: Array
-    factor: Array
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One batch of thetas swept to the root.
-
-    Attributes
-    ----------
-    log_likelihood : (B,)
-        log p(y | theta), normalising constants and Jacobian of the response included.
-    information : (B, p, p), score : (B, p)
-        Posterior precision of the centred common effects, and precision times mean.
-    uppers : tuple of Upper
-        Outermost first (only where asked for).
-    """
-
-    log_likelihood: Array
-    information: Array
-    score: Array
-    uppers: tuple[Upper, ...]
+    products: sparse.csr_array | Array
 
 
 class Marginal:
@@ -95,9 +70,11 @@ class Marginal:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.told: dict[str, float] = {}
         width = problem.width
         self.pairs = [(a, b) for a in range(width) for b in range(a, width)]
+        self.pair_of = np.zeros((width, width), dtype=np.int64)
+        self.pair_of[np.triu_indices(width)] = np.arange(len(self.pairs))
+        self.pair_of = np.maximum(self.pair_of, self.pair_of.T)
         if problem.split is not None:
             largest, parents = 1, len(problem.weight)
         elif problem.levels:
@@ -110,9 +87,16 @@ class Marginal:
             largest = parents = 1
         self.chunk = int(np.clip(CACHE // max(largest, width * width * parents), 4, 4096))
         self.residual = least_residual(problem)
-        self.square = np.ix_(problem.common, problem.common)
-        self.pull = problem.precision @ problem.prior_mean
-        self.lifted = [not np.array_equal(level.lift, np.eye(len(level.lift))) for level in problem.levels]
+        x_and_y = (*problem.common, width - 1)
+        self.square = np.ix_(x_and_y, x_and_y)
+        rhs = problem.precision @ problem.prior_mean
+        self.prior = np.block([[problem.precision, rhs[:, None]], [rhs[None], problem.prior_mean @ rhs]])
+        self.lifted = [not np.array_equal(level.centring, np.eye(len(level.centring))) for level in problem.levels]
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """None: nothing is approximated."""
+        return {}
 
     def log_density(self, theta: Array) -> tuple[Array, Array]:
         """(log p(y | theta) + log p(theta), log p(y | theta)) for theta (B, d); -inf where it cannot be evaluated."""
@@ -148,7 +132,7 @@ class Marginal:
         weight, mean, scatter = pooled(problem.split, problem.weight, problem.mean, problem.scatter, sigma)
         if not problem.levels:
             return full_moments(weight, mean, scatter)[:, :, 0], log_determinant, []
-        rows, rest = pivot_centred(weight, mean, scatter, problem.levels[-1].columns)
+        rows, rest = project_out_centred(weight, mean, scatter, problem.levels[-1].columns)
         moments, part, upper = self._eliminate(len(problem.levels) - 1, rows, rest, roots[-1])
         log_determinant, uppers = log_determinant + part, [upper]
         for level in range(len(problem.levels) - 2, -1, -1):
@@ -166,17 +150,15 @@ class Marginal:
         sums = leaf.products @ entries.reshape(-1, batch)
         parents = leaf.rest.shape[2]
         packed = sums.reshape(parents, len(self.pairs), batch)
+        packed = sums.reshape(parents, len(self.pairs), batch).swapaxes(0, 1)
         moments = leaf.rest[..., None] / variance
-        for index, (a, b) in enumerate(self.pairs):
-            moments[a, b] += packed[:, index]
-            if a != b:
-                moments[b, a] = moments[a, b]
+        moments += packed[self.pair_of]
         free = problem.rows - k * level.groups
         return moments, log_determinant + free * np.log(variance)
 
     def _upper_sweep(self, level: int, moments: Array, root: Array) -> tuple[Array, Array, Upper]:
         """A level above the innermost; moments (c, c, groups, B) already count in units of the noise."""
-        rows, rest = linalg.pivot(moments, self.problem.levels[level].columns)
+        rows, rest = linalg.project_out(moments, self.problem.levels[level].columns)
         return self._eliminate(level, rows, rest, root)
 
     def _eliminate(self, level: int, rows: Array, rest: Array, root: Array) -> tuple[Array, Array, Upper]:
@@ -184,7 +166,7 @@ class Marginal:
         record = self.problem.levels[level]
         factor = rows[:, record.columns]
         if self.lifted[level]:
-            factor = np.einsum("icgb,cj->ijgb", factor, record.lift)
+            factor = np.einsum("icgb,cj->ijgb", factor, record.centring)
         k = len(record.columns)
         inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
         for i in range(k):
@@ -195,18 +177,16 @@ class Marginal:
     def _root(self, moments: Array, log_determinant: Array, uppers: tuple[Upper, ...], floor: Array) -> Sweep:
         """Integrate the common effects out; moments (c, c, B), `floor` (B,) what no effect can explain."""
         problem = self.problem
-        x, y = problem.common, problem.width - 1
-        information = moments[self.square].transpose(2, 0, 1) + problem.precision
-        score = moments[x, y].T + self.pull
-        quadratic = whole = moments[y, y] + problem.prior_mean @ self.pull
-        if 0 < len(x) <= FEW_COLUMNS:
+        p = len(problem.common)
+        joint = moments[self.square].transpose(2, 0, 1) + self.prior  # common effects and y, (B, p + 1, p + 1)
+        information, score = joint[:, :-1, :-1], joint[:, -1, :-1]
+        quadratic = whole = joint[:, -1, -1]
+        if 0 < p <= FEW_COLUMNS:
             root = linalg.cholesky(information.transpose(1, 2, 0))
             quadratic = quadratic - np.sum(linalg.solve_lower(root, score.T) ** 2, axis=0)
-            log_determinant = log_determinant + 2 * sum(np.log(root[i, i]) for i in range(len(x)))
-        elif x:
-            joint = np.empty((len(whole), len(x) + 1, len(x) + 1))
-            joint[:, :-1, :-1], joint[:, -1, :-1], joint[:, -1, -1] = information, score, whole
-            pivots = np.diagonal(linalg.stacked_cholesky(joint), axis1=1, axis2=2)  # LAPACK reads the lower triangle
+            log_determinant = log_determinant + 2 * sum(np.log(root[i, i]) for i in range(p))
+        elif p:
+            pivots = np.diagonal(linalg.stacked_cholesky(joint), axis1=1, axis2=2)
             quadratic = pivots[:, -1] ** 2  # y is the last row: its pivot is what no effect explains
             log_determinant = log_determinant + 2 * np.log(pivots[:, :-1]).sum(axis=1)
         log_likelihood = problem.constant - 0.5 * (log_determinant - problem.log_prior_determinant + quadratic)
@@ -253,36 +233,39 @@ class Marginal:
             half = linalg.solve_lower(root, sweep.score.T) + rng.standard_normal((batch, p)).T
             centred = linalg.solve_upper(root, half).T
         elif p:
-            root = np.linalg.cholesky(sweep.information)
-            half = np.linalg.solve(root, sweep.score[:, :, None])[:, :, 0] + rng.standard_normal((batch, p))
-            centred = np.linalg.solve(np.swapaxes(root, 1, 2), half[:, :, None])[:, :, 0]
-        beta = (centred + problem.offset) @ np.linalg.inv(problem.lift).T
-        # What every column is worth to a group so far: common effects, then those of its ancestors. (c - 1, groups, B)
-        worth = np.zeros((problem.width - 1, 1, batch))
-        worth[list(problem.common), 0] = centred.T
+            noise = rng.standard_normal((batch, p))
+            for b, root in enumerate(linalg.stacked_cholesky(sweep.information)):  # its transpose is in LAPACK's order
+                half = blas.dtrsv(root.T, sweep.score[b], lower=0, trans=1) + noise[b]
+                centred[b] = blas.dtrsv(root.T, half, lower=0)
+        beta = (centred + problem.offset) @ np.linalg.inv(problem.centring).T
+        # Of every column, for each group so far: common effects, then those of its ancestors. (c - 1, groups, B)
+        coefficients = np.zeros((problem.width - 1, 1, batch))
+        coefficients[list(problem.common), 0] = centred.T
         drawn = []
         for index, level in enumerate(problem.levels[:levels]):
-            worth = worth[:, level.parent]
+            coefficients = coefficients[:, level.parent]
             innermost = index == len(problem.levels) - 1 and problem.split is None
             rows = self.leaf.rows[..., None] if innermost else sweep.uppers[index].rows
             factor = self.leaf.factor[..., None] if innermost else sweep.uppers[index].factor
             precision = sigma**-2 if innermost else np.ones(batch)
             if innermost and len(level.columns) > 1 and FEW_CLASSES * len(self.leaf.members) <= level.groups:
-                residual = unexplained(rows, worth)
+                residual = unexplained(rows, coefficients)
                 effect = draw_by_class(residual, self.leaf.distinct, self.leaf.kind, roots[index], precision, rng)
             else:
-                effect = draw_group(rows, factor, roots[index], precision, worth, rng)
+                effect = draw_group(rows, factor, roots[index], precision, coefficients, rng)
             drawn.append(effect)
-            lifted = np.einsum("ij,jgb->igb", level.lift, effect)
+            lifted = np.einsum("ij,jgb->igb", level.centring, effect)
             for i, column in enumerate(level.columns):
-                worth[column] += lifted[i]
+                coefficients[column] += lifted[i]
         return beta, drawn
 
 
 def least_residual(problem: Problem) -> Array:
     """(parts,): sum of squares within cells that no effects whatever can explain, by category of sigma."""
     part = np.zeros(len(problem.weight), dtype=np.int64) if problem.split is None else problem.split.part
-    _, rest = linalg.pivot(np.moveaxis(problem.scatter, 0, 2), tuple(range(problem.width - 2)))  # slopes of its own
+    _, rest = linalg.project_out(
+        np.moveaxis(problem.scatter, 0, 2), tuple(range(problem.width - 2))
+    )  # slopes of its own
     return np.bincount(part, np.maximum(rest[-1, -1], 0.0))
 
 
@@ -312,7 +295,13 @@ def weighted_inverses(factor: Array, root: Array, noise: Array, members: Array) 
         if found is not None:
             return found
     inverse, log_determinants = linalg.gram_inverse(linalg.times_lower(factor, root), noise)
-    return inverse[np.triu_indices(len(factor))], members @ log_determinants
+    entries = inverse[_upper(len(factor))] if len(factor) > 1 else inverse[0]
+    return entries, members @ log_determinants
+
+
+@functools.cache
+def _upper(k: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(k)
 
 
 def columns_first(problem: Problem) -> tuple[Array, Array, Array]:
@@ -323,8 +312,8 @@ def columns_first(problem: Problem) -> tuple[Array, Array, Array]:
 def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
     level = problem.levels[-1]
     k = len(level.columns)
-    rows, rest = pivot_centred(*columns_first(problem), level.columns)
-    factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.lift)
+    rows, rest = project_out_centred(*columns_first(problem), level.columns)
+    factor = np.einsum("icg,cj->ijg", rows[:, list(level.columns)], level.centring)
     distinct, kind = np.unique(factor.reshape(k * k, -1), axis=1, return_inverse=True)
     classes = distinct.shape[1]
     parents = int(level.parent.max()) + 1
@@ -341,9 +330,18 @@ def _leaf(problem: Problem, pairs: list[tuple[int, int]]) -> Leaf:
     products = sparse.csr_array(
         (blocks.ravel(), (target.ravel(), source.ravel())), shape=(parents * len(pairs), len(weights) * classes)
     )  # entries of groups of one parent and class add up here
+    dense = parents == 1 and products.shape[1] <= DENSE_CLASSES
     rest_by_parent = _sum_by_parent(rest[..., None], level.parent)[..., 0]
     members = np.bincount(kind.ravel(), minlength=classes).astype(float)
-    return Leaf(rows, factor, rest_by_parent, distinct.reshape(k, k, classes), members, kind.ravel(), products)
+    return Leaf(
+        rows,
+        factor,
+        rest_by_parent,
+        distinct.reshape(k, k, classes),
+        members,
+        kind.ravel(),
+        products.toarray() if dense else products,
+    )
 
 
 def _sum_by_parent(values: Array, parent: NDArray[np.int64]) -> Array:

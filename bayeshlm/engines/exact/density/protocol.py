@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +13,40 @@ from bayeshlm.engines.exact.hyperparameters import constrain
 from bayeshlm.engines.exact.problem import Problem
 
 
+@dataclass(frozen=True)
+class Upper:
+    """A level above the innermost, kept for the way down: pseudo-observations (k, c, groups, B) and R."""
+
+    rows: Array
+    factor: Array
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A batch of thetas with all effects integrated out.
+
+    Attributes
+    ----------
+    log_likelihood : (B,)
+        log p(y | theta), normalising constants and Jacobian of the response included.
+    information : (B, p, p), score : (B, p)
+        Posterior precision of the centred common effects, and precision times mean.
+    uppers : tuple of Upper
+        Of nested levels, outermost first (only where asked for).
+    """
+
+    log_likelihood: Array
+    information: Array
+    score: Array
+    uppers: tuple[Upper, ...]
+
+
 class Density(Protocol):
     """log p(y | theta) with all effects integrated out, and draws of the effects.
 
     Implemented for nested levels (`density.nested.Marginal`), for crossed ones (`crossed.density.Crossed`; either with
     one residual standard deviation or several) and, for large crossed levels, by polynomials that agree with it
-    (`crossed.interpolated.Tabulated`). `density.bind` chooses.
+    (`crossed.interpolated.Interpolated`). `density.bind` chooses.
     """
 
     problem: Problem
@@ -47,6 +76,13 @@ class Density(Protocol):
             Common effects as the user wrote them.
         effects : per level, (k, groups, B)
         """
+
+
+class ExactDensity(Density, Protocol):
+    """A density that is evaluated as it stands, so that what it says about the common effects is at hand, too."""
+
+    def sweep(self, sigma: Array, roots: list[Array]) -> Sweep:
+        """Integrate all effects out, for a batch: `sigma` (B,) or (B, parts), `roots` per level (k, k, B)."""
 
 
 def in_chunks(

@@ -71,18 +71,18 @@ def pooled(split: Split, weight: Array, mean: Array, scatter: Array, sigma: Arra
     return total, centre, pooled_scatter
 
 
-def pivot_centred(weight: Array, mean: Array, scatter: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
-    """`small.pivot` of the cross products of (1, columns, y), from weight (...), mean (c - 1, ...) and scatter.
+def project_out_centred(weight: Array, mean: Array, scatter: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
+    """`linalg.project_out` of the cross products of (1, columns, y), from weight (...), mean (c - 1, ...) and scatter.
 
     The constant goes first, by hand: what is left after it is the scatter, without any subtraction.
     """
     if 0 not in columns:
-        return linalg.pivot(full_moments(weight, mean, scatter), columns)
+        return linalg.project_out(full_moments(weight, mean, scatter), columns)
     width = len(mean) + 1
     first = np.sqrt(weight) * np.concatenate([np.ones((1, *weight.shape)), mean])
     within = np.zeros((width, width, *weight.shape))
     within[1:, 1:] = scatter
-    slopes, rest = linalg.pivot(within, tuple(column for column in columns if column))
+    slopes, rest = linalg.project_out(within, tuple(column for column in columns if column))
     return np.concatenate([first[None], slopes]), rest
 
 

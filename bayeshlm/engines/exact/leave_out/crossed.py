@@ -32,9 +32,9 @@ from bayeshlm.engines.exact.build import build_problem
 from bayeshlm.engines.exact.crossed.density import Crossed, mirrored
 from bayeshlm.engines.exact.crossed.products import count_products, level_codes, level_widths, met_columns, order_levels
 from bayeshlm.engines.exact.crossed.products_by_sigma import evaluation_seconds
-from bayeshlm.engines.exact.density.bind import BYTES_PER_PRODUCT, MAX_BYTES
-from bayeshlm.engines.exact.density.nested import Marginal, Sweep
-from bayeshlm.engines.exact.density.residuals import pivot_centred
+from bayeshlm.engines.exact.density.bind import BYTES_PER_PRODUCT, MAX_BYTES, exact_density
+from bayeshlm.engines.exact.density.protocol import ExactDensity, Sweep
+from bayeshlm.engines.exact.density.residuals import project_out_centred
 from bayeshlm.engines.exact.leave_out.nested import SINGULAR, constants, without_group
 from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.errors import DataError, EngineError, PriorError
@@ -140,12 +140,12 @@ def log_predictive_crossed(
 
 def _log_likelihood(problem: Problem, sigma: Array, roots: list[Array]) -> Array:
     """Log density of the data given theta, (B,); NaN where a (nearly) flat common effect is left untold."""
-    density = Marginal(problem) if problem.codes is None else Crossed(problem)
+    density = exact_density(problem)
     parts = [slice(start, start + density.chunk) for start in range(0, len(sigma), density.chunk)]
     return np.concatenate([_told(density, sigma[b], [root[:, :, b] for root in roots]) for b in parts])
 
 
-def _told(density: Marginal | Crossed, sigma: Array, roots: list[Array]) -> Array:
+def _told(density: ExactDensity, sigma: Array, roots: list[Array]) -> Array:
     with np.errstate(all="ignore"):  # a singular precision ends as NaN, which says so
         sweep = density.sweep(sigma, roots)
         return np.where(_singular(sweep), np.nan, sweep.log_likelihood)
@@ -188,10 +188,10 @@ def _updated(
 
 def _posterior(whole: Crossed, sigma: Array, roots: list[Array]) -> tuple[Array, Array]:
     """Covariance (B, r, r) and mean (B, r) of all effects but the left-out level's, and of the common effects."""
-    kernels, log_determinants = whole.kernels([root / sigma for root in roots])
-    top = whole.eliminate_root(kernels, log_determinants, sigma, roots)
-    score = (top.root @ top.half[:, :, None])[:, :, 0]
-    covariance = np.ascontiguousarray(top.root)
+    schur, log_determinants = whole.schur([root / sigma for root in roots])
+    top = whole.eliminate_small_block(schur, log_determinants, sigma, roots)
+    score = (top.chol @ top.whitened[:, :, None])[:, :, 0]
+    covariance = np.ascontiguousarray(top.chol)
     for matrix in covariance:  # the transpose is in LAPACK's order
         lapack.dpotri(matrix.T, lower=0, overwrite_c=1)
     covariance = mirrored(np.swapaxes(covariance, 1, 2))
@@ -204,7 +204,7 @@ def _parts(whole: Crossed) -> list[Part]:
     codes, leaf = level_codes(problem), crossing.leaf
     groups = problem.levels[leaf].groups
     meets = {}  # level -> groups of the leaf that meet each of its groups
-    for k in crossing.root:
+    for k in crossing.small:
         pairs = np.unique(codes[:, k] * groups + codes[:, leaf])
         meets[k] = np.bincount(pairs // groups, minlength=problem.levels[k].groups)
     cells = np.split(np.argsort(codes[:, leaf], kind="stable"), np.cumsum(np.bincount(codes[:, leaf]))[:-1])
@@ -213,7 +213,7 @@ def _parts(whole: Crossed) -> list[Part]:
     for mine in cells:
         places, alone, blocks = [], [], []  # of the effects' columns
         design, seen, first = [], [], 0  # their design columns, and which cells see them
-        for k in crossing.root:
+        for k in crossing.small:
             level = problem.levels[k]
             present, code = np.unique(codes[mine, k], return_inverse=True)
             for j, column in enumerate(level.columns):
@@ -255,8 +255,8 @@ def _own_out(
             scatter[np.ix_(left, right)] += (seen[:, left].T * inner) @ seen[:, right]
     directions = iter(range(1, len(own) + 1))
     columns = tuple(next(directions) if column else 0 for column in level.columns)
-    rows, rest = pivot_centred(total, centre, scatter, columns)
-    factor = rows[:, list(columns)] @ level.lift
+    rows, rest = project_out_centred(total, centre, scatter, columns)
+    factor = rows[:, list(columns)] @ level.centring
     away = len(own) + 1
     return rows[:, away:], rest[away:, away:], factor[:, :, None]
 
@@ -268,8 +268,8 @@ def _leave_out(
     order, alone = part.order, part.alone
     scaled = linalg.times_lower(part.factor, roots[whole.crossing.leaf] / sigma)[:, :, 0]
     inverse, log_determinant = linalg.gram_inverse(scaled, 1.0)
-    kernels = part.rest + np.einsum("it,ijb,ju->btu", part.rows, inverse, part.rows, optimize=True)
-    joint = whole.scale_root(roots, kernels / sigma[:, None, None] ** 2, part.blocks)[:, order[:, None], order]
+    schur = part.rest + np.einsum("it,ijb,ju->btu", part.rows, inverse, part.rows, optimize=True)
+    joint = whole.scale_small_block(roots, schur / sigma[:, None, None] ** 2, part.blocks)[:, order[:, None], order]
     if alone:
         own = joint[:, :alone, :alone]
         own[:, range(alone), range(alone)] += 1.0

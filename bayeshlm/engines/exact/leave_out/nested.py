@@ -19,7 +19,7 @@ from bayeshlm.engines import linalg
 from bayeshlm.engines.exact.build import build_problem
 from bayeshlm.engines.exact.density.bind import collapse
 from bayeshlm.engines.exact.density.nested import columns_first
-from bayeshlm.engines.exact.density.residuals import pivot_centred, pooled
+from bayeshlm.engines.exact.density.residuals import pooled, project_out_centred
 from bayeshlm.engines.exact.hyperparameters import search_box
 from bayeshlm.engines.exact.problem import Problem
 from bayeshlm.engines.sampling import importance
@@ -90,11 +90,12 @@ def without_group(statistics: Statistics, index: int, group: int) -> Statistics:
     for level, labels in enumerate(statistics.members):
         present, codes[:, level] = np.unique(codes[:, level], return_inverse=True)
         members.append(tuple(labels[k] for k in present.tolist()))
-    fields = ("count", "weight", "mean", "scatter", "log_weights", "jacobians", "residual")
     rows = int(statistics.count[kept].sum())
     return dataclasses.replace(
         statistics, members=tuple(members), codes=codes, rows=rows, total_rows=rows, missing={},
-        **{name: getattr(statistics, name)[kept] for name in fields},
+        count=statistics.count[kept], weight=statistics.weight[kept], mean=statistics.mean[kept],
+        scatter=statistics.scatter[kept], log_weights=statistics.log_weights[kept],
+        jacobians=statistics.jacobians[kept], residual=statistics.residual[kept],
     )  # fmt: skip
 
 
@@ -103,11 +104,11 @@ def log_evidence(statistics: Statistics, rng: np.random.Generator) -> tuple[floa
     problem = build_problem(statistics)
     low, high = search_box(problem)
     chosen = collapse(problem, low, high, 4000, rng)
-    marginal = chosen.density
+    density = chosen.density
     if problem.size == 0:
-        return float(marginal.log_density(np.zeros((1, 0)))[0][0]), -np.inf
+        return float(density.log_density(np.zeros((1, 0)))[0][0]), -np.inf
     drawn = importance.sample(
-        lambda t: marginal.log_density(t)[0], low, high, draws=1000, chains=4, rng=rng, starts=chosen.starts
+        lambda t: density.log_density(t)[0], low, high, draws=1000, chains=4, rng=rng, starts=chosen.starts
     )
     return drawn.log_evidence, drawn.pareto_k
 
@@ -124,7 +125,7 @@ def constants(statistics: Statistics, index: int, groups: int) -> tuple[Array, A
 
 def _leaf(problem: Problem) -> tuple[Array, Array]:
     """Innermost groups' pseudo-observations (k, c, groups) and what is left (c, c, groups), before any noise."""
-    return pivot_centred(*columns_first(problem), problem.levels[-1].columns)
+    return project_out_centred(*columns_first(problem), problem.levels[-1].columns)
 
 
 def _sweep(problem: Problem, leaf: tuple[Array, Array] | None, sigma: Array, roots: list[Array]) -> list[Swept]:
@@ -137,13 +138,13 @@ def _sweep(problem: Problem, leaf: tuple[Array, Array] | None, sigma: Array, roo
     else:
         assert problem.split is not None
         cells = pooled(problem.split, problem.weight, problem.mean, problem.scatter, sigma)
-        rows, rest = pivot_centred(*cells, problem.levels[-1].columns)
+        rows, rest = project_out_centred(*cells, problem.levels[-1].columns)
     for level in range(last, -1, -1):
         if level < last:
             below, parent = swept[0], problem.levels[level + 1].parent
             first = np.argsort(parent, kind="stable")[np.searchsorted(np.sort(parent), np.arange(parent.max() + 1))]
             moments = below.says[:, :, first] + below.others[:, :, first]
-            rows, rest = linalg.pivot(moments, problem.levels[level].columns)
+            rows, rest = linalg.project_out(moments, problem.levels[level].columns)
         says, log_determinant = _eliminate(problem, level, rows, rest, roots[level])
         swept.insert(0, Swept(says, _others(says, problem.levels[level].parent), log_determinant))
     return swept
@@ -153,7 +154,7 @@ def _eliminate(problem: Problem, level: int, rows: Array, rest: Array, root: Arr
     """(what is said about the levels above (c, c, groups, B), log determinants (groups, B)); `rest` is overwritten."""
     record = problem.levels[level]
     k = len(record.columns)
-    factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.lift)
+    factor = np.einsum("icgb,cj->ijgb", rows[:, list(record.columns)], record.centring)
     inverse, log_determinant = linalg.gram_inverse(linalg.times_lower(factor, root), 1.0)
     for i in range(k):
         rest += rows[i][:, None] * np.sum(inverse[i][:, None] * rows, axis=0)[None]
@@ -199,7 +200,7 @@ def _without(problem: Problem, swept: list[Swept], level: int, roots: list[Array
         gone = gone + _by_parent(swept[lower].log_determinant, ancestor, len(gone))
     moments, above = swept[level].others, problem.levels[level].parent
     for upper in range(level - 1, -1, -1):
-        rows, rest = linalg.pivot(moments, problem.levels[upper].columns)
+        rows, rest = linalg.project_out(moments, problem.levels[upper].columns)
         says, log_determinant = _eliminate(problem, upper, rows, rest, roots[upper])
         gone = gone + swept[upper].log_determinant[above] - log_determinant
         moments, above = says + swept[upper].others[:, :, above], problem.levels[upper].parent[above]
@@ -222,12 +223,12 @@ def _precision(problem: Problem, moments: Array) -> Array:
 def _root(problem: Problem, moments: Array, scale: Array) -> Array:
     """Log determinant of the common effects' precision plus the quadratic form, (groups, B); NaN where singular."""
     x, y = list(problem.common), problem.width - 1
-    pull = problem.precision @ problem.prior_mean
-    quadratic = moments[y, y] + problem.prior_mean @ pull
+    rhs = problem.precision @ problem.prior_mean
+    quadratic = moments[y, y] + problem.prior_mean @ rhs
     if not x:
         return np.asarray(quadratic)
     precision = _precision(problem, moments) / (scale[:, None] * scale[None])
-    score = (moments[x, y] + pull[:, None, None]) / scale
+    score = (moments[x, y] + rhs[:, None, None]) / scale
     with np.errstate(invalid="ignore", divide="ignore"):  # a singular precision ends as NaN, which says so
         lower = linalg.cholesky(precision)
         half = linalg.solve_lower(lower, score)

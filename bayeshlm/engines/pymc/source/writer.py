@@ -7,7 +7,9 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
+from bayeshlm.data.default_priors import with_column_priors
 from bayeshlm.data.layout import Block, Layout, Level, residual_column
+from bayeshlm.data.prior_points import prior_points
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.engines.pymc.parameterization import Plan, plan_levels
 from bayeshlm.engines.pymc.source.text import (
@@ -21,7 +23,7 @@ from bayeshlm.engines.pymc.source.text import (
 )  # fmt: skip
 from bayeshlm.errors import PriorError, listed
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import LKJ
+from bayeshlm.spec.priors import LKJ, At, base_prior
 from bayeshlm.spec.terms import variable_name
 
 INDENT = "    "
@@ -53,6 +55,7 @@ def pymc_source(statistics: Statistics, *, parameterization: str = "auto") -> st
     PriorError
         Naming parameters without a prior.
     """
+    statistics = with_column_priors(statistics)
     model = statistics.model
     if model.missing_priors:
         raise PriorError(
@@ -165,11 +168,22 @@ class _Writer:
         if not self.model.terms.intercept:
             self.row_parts += ["x @ beta"] if columns else []
             return lines
-        prior, self.overall = priors["Intercept"], "overall"
+        prior, self.overall = base_prior(priors["Intercept"]), "overall"
         if not columns:
             return [*lines, f"overall = {prior_text('Intercept', prior)}"]
         self.row_parts.append("(x - x.mean(axis=0)) @ beta")
         lines.append("shift = pt.dot(x.mean(axis=0), beta)")
+        if isinstance(priors["Intercept"], At):
+            told = prior_points(self.layout, priors)[self.layout.common_columns.index(0)]
+            point = [float(v) for v, k in zip(told, self.layout.common_columns, strict=True) if k]
+            return [
+                *lines,
+                "# Sampled at the means of the columns, where the data are. Its prior holds at this point of them.",
+                f"point = np.array({point!r})",
+                "told = pt.dot(x.mean(axis=0) - point, beta)",
+                f"overall = {prior_text('Intercept_centred', prior, shift='told')}",
+                'pm.Deterministic("Intercept", overall - shift)',
+            ]
         if not isinstance(prior, LOCATED):
             return [*lines, f"overall = {prior_text('Intercept', prior)} + shift"]
         return [
