@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import numpy as np
+from scipy.special import gammaln
 
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.checks.support import STATUSES, status
 from bayeshlm.data.compress import complete_rows, moments
-from bayeshlm.data.frames.reading import collect
+from bayeshlm.data.frames.reading import aggregate, collect
 from bayeshlm.data.frames.rows import Rows
 from bayeshlm.data.groups import combine, factorize
 from bayeshlm.data.layout import residual_column
@@ -56,6 +58,9 @@ class Table:
         Category of `Layout.residual`; zeros where all rows share one sigma.
     joined : bool
         Whether equal rows were joined.
+    constant : float
+        Of poisson and binomial rows as they came, what their log density has of the responses alone: the sum of
+        y offset - log y!, of the log of the ways to choose y of n. Joined rows do not tell it.
     """
 
     statistics: Statistics
@@ -69,6 +74,7 @@ class Table:
     upper: Array
     part: Codes
     joined: bool
+    constant: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -113,7 +119,8 @@ def tabulate(model: Model, data: Any, *, missing: str = "drop", join: bool = Tru
     joined = join and joinable(model)
     with np.errstate(all="ignore"):  # everything was found finite; what overflows here is refused by `moments`
         values = collect(_joined(model, rows) if joined else rows.frame.select(**_columns(model, rows)))
-    return _assemble(model, rows, statistics, values, joined)
+        constant = _constant(model, rows)
+    return dataclasses.replace(_assemble(model, rows, statistics, values, joined), constant=constant)
 
 
 def joinable(model: Model) -> bool:
@@ -144,6 +151,23 @@ def _columns(model: Model, rows: Rows) -> dict[str, nw.Expr]:
     if len(model.status_columns) == 2:
         out["u"] = rows.number(model.status_columns[1])
     return out
+
+
+def _constant(model: Model, rows: Rows) -> float:
+    """See `Table.constant`; from how many rows have each response, wherever the rows live."""
+    if model.family not in ("poisson", "binomial"):
+        return 0.0
+    columns = {"y": rows.evaluate(model.terms.response)}
+    trials, offset = rows.trials(model), rows.offset(model)
+    if trials is not None:
+        columns["t"] = trials
+    counted = collect(rows.frame.select(**columns).group_by(*columns).agg(n=nw.len()))
+    y, n = counted["y"].to_numpy().astype(float), counted["n"].to_numpy().astype(float)
+    if trials is not None:
+        t = counted["t"].to_numpy().astype(float)
+        return float(n @ (gammaln(t + 1) - gammaln(y + 1) - gammaln(t - y + 1)))
+    shift = 0.0 if offset is None else aggregate(rows.frame, {"s": (columns["y"] * offset).sum()})["s"]
+    return float(shift - n @ gammaln(y + 1))
 
 
 def _joined(model: Model, rows: Rows) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bayeshlm.engines.sampling.importance import MAX_PARETO_K
+from bayeshlm.engines.select import INDEPENDENT
 from bayeshlm.errors import DataError, EngineError, PriorError, listed
 from bayeshlm.posterior.draws import model_of, statistics_of
 
@@ -59,7 +60,7 @@ class Evidence:
 
 
 def evidence(posterior: xr.DataTree) -> Evidence:
-    """Log marginal likelihood of a fit of the exact engine.
+    """Log marginal likelihood of a fit of the exact or the quadrature engine.
 
     For comparing models of the same rows: the difference of two log evidences is the log Bayes factor
     (`Evidence.log_bayes_factor`). It weighs the priors as much as the likelihood: a prior ten times as vague costs up
@@ -93,10 +94,10 @@ def evidence(posterior: xr.DataTree) -> Evidence:
             "would inherit it. Give proper priors."
         )
     attrs: dict[Any, Any] = posterior.attrs
-    if attrs.get("engine") != "exact" or "log_evidence" not in attrs:
+    if attrs.get("engine") not in INDEPENDENT or "log_evidence" not in attrs:
         raise EngineError(
-            f"The evidence comes from the exact engine's importance weights; this posterior was made by "
-            f"{attrs.get('engine', 'another engine')!r}."
+            f"The evidence comes from the importance weights of the engines {listed(INDEPENDENT)}; this posterior was "
+            f"made by {attrs.get('engine', 'another engine')!r}."
         )
     k = float(attrs.get("pareto_k", math.nan))
     if attrs.get("fallback") or not k <= MAX_PARETO_K:

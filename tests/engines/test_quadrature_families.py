@@ -104,6 +104,22 @@ def test_log_density(case):
         assert abs(found - total) < CLOSE + 1e-12 * abs(total)
 
 
+def test_a_negative_binomial_of_large_shape_is_poisson():
+    """Where alpha is large the two differ by a number times 1 / alpha: nothing is lost to rounding on the way."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"g": np.repeat(range(10), 200), "x": rng.integers(0, 3, 2000)})
+    data["y"] = rng.poisson(np.exp(0.5 + 0.2 * data["x"]))
+    found = {}
+    for family in ("poisson", "negative_binomial"):
+        model = bh.Model("y ~ x + (1 | g)", family=family)
+        density = Density(build_problem(bound(model, tabulate(model, data, join=False))))
+        for alpha in (1e4, 1e8, 1e12, 1e16) if density.problem.extra else (0.0,):
+            phi = phi_of(density.problem, np.array([0.5, 0.2]), [alpha] * len(density.problem.extra), [0.3])[None]
+            found[alpha] = float((density.log_density(phi) - density.values(phi).log_prior)[0])
+    for alpha in (1e4, 1e8, 1e12, 1e16):
+        assert abs(found[alpha] - found[0.0]) < 20 / alpha + 1e-8
+
+
 def many_rows(family, rng, x):
     group = rng.integers(0, 12, len(x))
     arm = group % 3

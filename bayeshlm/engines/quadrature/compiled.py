@@ -41,27 +41,14 @@ CONDITIONAL, REACH = 0.4, 7.0  # gap and half-width of the nodes that a draw is 
 
 
 @driver
-def modes_at(cells: Cells, tree: Tree, beta: Array, par: Array, scales: Array, start: Array) -> Array:
-    """Joint mode of the innermost groups' totals at one point, (groups,); NaN where it could not be found."""
-    inner, total = tree.first[len(scales) - 1], tree.first[len(scales)]
-    at = make_prepared(cells, 2 * MOST_NODES)
-    nodes = make_nodes(total)
-    prepare(cells, at, beta, par)
-    nodes.numbers[inner:, CENTRE] = start
-    if not find_modes(tree, at, par, scales, nodes):
-        return np.full(total - inner, math.nan)
-    return nodes.numbers[inner:, CENTRE].copy()
-
-
-@driver
 def log_likelihoods(
     cells: Cells, tree: Tree, beta: Array, par: Array, scales: Array, start: Array, start_shift: Array, fine: float,
-    drop: float, out: Array,
+    drop: float, out: Array, centre: Array,
 ) -> None:  # fmt: skip
     """Log of the integral over all effects at each of B points, into `out`; NaN where it could not be found.
 
     beta (B, p), par (B, PARAMETERS), scales (B, levels), start (innermost groups,): totals near the modes where
-    `start_shift` (B,) is 0; it is added to them.
+    `start_shift` (B,) is 0; it is added to them. The modes at the last point go into `centre` (innermost groups,).
     """
     levels = scales.shape[1]
     at = make_prepared(cells, 2 * MOST_NODES)
@@ -83,6 +70,8 @@ def log_likelihoods(
             out[b], room, sums = integrate(tree, at, par[b], scales[b], nodes, fine, drop, found, room, sums)
         else:
             out[b] = math.nan
+    for g in range(inner, total):
+        centre[g - inner] = nodes.numbers[g, CENTRE]
 
 
 @driver

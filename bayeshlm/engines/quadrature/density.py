@@ -24,6 +24,7 @@ FINE, FINEST = 1.0, 0.5  # gaps of the density, and of what it is measured by
 FINEST_DROP = 30.0
 TINY, HUGE = 1e-30, 1e30  # what scores make of standard deviations is held within
 SHARE = 64  # points a thread is given at a time
+NEGLIGIBLE = 60.0  # below the highest log density: e^-60 of it is nothing
 WORTH_THREADS = 0.02  # seconds of work left
 
 
@@ -48,12 +49,15 @@ class Density:
         Totals from which their mode is looked for, where the sampled intercept is `start_at`.
     failures : int
         Points at which the integral could not be found; their density counts as 0.
+    best : float
+        The highest log density seen.
     """
 
     problem: Problem
     start: Array = field(default_factory=lambda: np.zeros(0))
     start_at: float = 0.0
     failures: int = 0
+    best: float = -np.inf
 
     def __post_init__(self) -> None:
         if not len(self.start):
@@ -90,7 +94,9 @@ class Density:
 
         values = self.values(phi)
         out = np.full(len(phi), -np.inf)
-        possible = np.flatnonzero(np.isfinite(values.log_prior))
+        # Probabilities are at most 1: where the prior alone is that far down, nothing is left to look for.
+        floor = self.best - NEGLIGIBLE if self.problem.discrete else -np.inf
+        possible = np.flatnonzero(np.isfinite(values.log_prior) & (values.log_prior > floor))
         par, constant = self._parameters(values)
         shift = self._shift(values)
         likelihood = np.full(len(phi), np.nan)
@@ -100,15 +106,16 @@ class Density:
             some = np.empty(len(rows))
             log_likelihoods(
                 self.problem.cells, self._tree(), values.beta[rows], par[rows], self._scales(values)[rows], self.start,
-                shift[rows], gap, drop, some,
+                shift[rows], gap, drop, some, np.empty(len(self.start)),
             )  # fmt: skip
             likelihood[rows] = some
 
         in_threads(part, possible)
         out[possible] = (likelihood + constant + values.log_prior)[possible]
-        failed = np.isnan(out)
+        failed = np.isnan(out) | (out == np.inf)
         self.failures += int(failed.sum())
         out[failed] = -np.inf
+        self.best = max(self.best, float(out.max(initial=-np.inf)))
         return out
 
     def draw_effects(self, phi: Array, rng: np.random.Generator) -> tuple[list[Array], Array]:
@@ -169,15 +176,18 @@ class Density:
 
     def begin_at(self, phi: Array) -> bool:
         """Look for modes from those at phi (d,) from now on; False where they could not be found."""
-        from bayeshlm.engines.quadrature.compiled import modes_at
+        from bayeshlm.engines.quadrature.compiled import log_likelihoods
 
         if not self.problem.scales:
             return True
         values = self.values(phi[None])
         par, _ = self._parameters(values)
-        start = self.start + self._shift(values)
-        found = modes_at(self.problem.cells, self._tree(), values.beta[0], par[0], self._scales(values)[0], start)
-        if not np.isfinite(found).all():
+        value, found = np.empty(1), np.empty(len(self.start))
+        log_likelihoods(
+            self.problem.cells, self._tree(), values.beta, par, self._scales(values), self.start, self._shift(values),
+            FINE, DROP, value, found,
+        )  # fmt: skip
+        if not np.isfinite(value[0]):
             return False
         self.start, self.start_at = found, self._intercept(values)[0]
         return True

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import betaln, gammaln
 
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.data.checks.support import STATUSES
@@ -95,17 +95,18 @@ def respond(table: Table, *, centred: bool) -> Response:
     match family:
         case "bernoulli" | "binomial":
             both = np.stack([table.trials, np.zeros(table.rows)], axis=1)
-            return Response(family, 0.0, y, table.offset, softplus=Kind(every, table.offset, both))
+            sums = {"constant": table.constant}
+            return Response(family, 0.0, y, table.offset, softplus=Kind(every, table.offset, both), sums=sums)
         case "poisson":
             # Joined rows carry the log of their summed exposures, and each row alone was exposed once.
             ones = np.ones((table.rows, 1))
             return Response(
                 family, 0.0, y, table.offset, exponential=Kind(every, table.offset, ones), rates=(1.0,),
-                sums={"constant": -float(gammaln(y + 1).sum())},
+                sums={"constant": table.constant - float(y @ table.offset)},
             )  # fmt: skip
         case "negative_binomial":
             both = np.stack([y, np.ones(table.rows)], axis=1)
-            sums = {"y": float(y.sum()), "rows": float(table.rows), "constant": -float(gammaln(y + 1).sum())}
+            sums = {"constant": -float(gammaln(y + 1).sum())}
             return Response(
                 family, 0.0, y, table.offset, softplus=Kind(every, table.offset, both), sums=sums, counts=_counted(y)
             )
@@ -181,7 +182,7 @@ def parameters(response: Response, extra: Mapping[str, Array], batch: int) -> tu
             alpha = extra["alpha"]
             par[:, SHIFT], par[:, SECOND] = np.log(alpha), alpha
             # (y + alpha) log(alpha + e^eta) = (y + alpha) (log alpha + log(1 + e^(eta - log alpha)))
-            constant += _gamma_ratios(alpha, response.counts) - sums["y"] * np.log(alpha)
+            constant += _gamma_ratios(alpha, response.counts)
         case "gamma":
             alpha = extra["alpha"]
             par[:, LINEAR], par[:, EXP0] = -alpha, -alpha
@@ -203,11 +204,12 @@ def parameters(response: Response, extra: Mapping[str, Array], batch: int) -> tu
 
 
 def _gamma_ratios(alpha: Array, counts: Array) -> Array:
-    """Sum over rows of log Gamma(y + alpha) - log Gamma(alpha), (B,)."""
-    y, rows = counts[:, 0], counts[:, 1]
+    """Sum over rows of log Gamma(y + alpha) - log Gamma(alpha) - y log alpha, (B,); small where alpha is large."""
+    some = counts[:, 0] > 0
+    y, rows = counts[some, 0], counts[some, 1]
     out = np.empty(len(alpha))
-    step = max(2**18 // len(y), 1)
+    step = max(2**18 // max(len(y), 1), 1)
     for first in range(0, len(alpha), step):
         a = alpha[first : first + step, None]
-        out[first : first + step] = (gammaln(a + y) - gammaln(a)) @ rows
+        out[first : first + step] = (gammaln(y) - betaln(a, y) - y * np.log(a)) @ rows
     return out

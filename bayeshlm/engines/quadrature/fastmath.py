@@ -86,6 +86,19 @@ def log_of(x: float) -> float:
 
 
 @njit(**UNCOUNTED)
+def log1p_of(u: float) -> float:
+    """log(1 + u) for u >= 0, to 2e-16 of itself, so that large weights may stand before small u."""
+    bits = bits_of(1.0 + u)
+    k = (bits - HALF_ROOT) >> 52
+    m = float_of(bits - (k << 52))
+    s = u / (2.0 + u) if k == 0 else (m - 1.0) / (m + 1.0)
+    z = s * s
+    series = 1.0 / 11.0 + z * (1.0 / 13.0 + z * (1.0 / 15.0 + z * (1.0 / 17.0 + z * (1.0 / 19.0))))
+    series = 1.0 + z * (1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * series))))
+    return k * LOG_2 + 2.0 * s * series
+
+
+@njit(**UNCOUNTED)
 def exp_of(x: float) -> float:
     """Exp x for |x| <= 700, to 2e-16 of itself: 2^k e^r with |r| <= log(2) / 2, by 13 terms of the series of e^r."""
     k = math.floor(x * (1.0 / LOG_2) + 0.5)

@@ -15,7 +15,7 @@ from bayeshlm.engines.quadrature.likelihood import HALF_LOG_TAU, Prepared, Tree,
 from bayeshlm.engines.quadrature.tables import hermite_rule
 
 ENOUGH = 0.4  # of a standard deviation: a Newton step below it leaves less than the nodes' placing needs
-MOST_STEPS, MOST_NODES, WIDENINGS = 40, 4000, 8
+MOST_STEPS, MOST_NODES, WIDENINGS = 40, 1200, 8
 LOOSE, WEAK = 3.0, 0.05  # see `lay_nodes`
 BLOCK = 4  # nodes by which an innermost group's are extended
 POINTS, WEIGHTS = hermite_rule(7)  # compiled in

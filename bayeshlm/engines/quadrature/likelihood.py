@@ -20,7 +20,7 @@ from numba import njit
 
 from bayeshlm.arrays import Array, Codes
 from bayeshlm.engines.quadrature.families import EXP0, INV_SD, INV_VAR, LINEAR, SECOND, SHIFT
-from bayeshlm.engines.quadrature.fastmath import OPTIONS, UNCOUNTED, exp_of, log_of
+from bayeshlm.engines.quadrature.fastmath import OPTIONS, UNCOUNTED, exp_of, log1p_of, log_of
 from bayeshlm.engines.quadrature.tables import PER_UNIT, PHI_HIGH, PHI_LOW, log_phi_table
 
 LOG_PHI = log_phi_table()  # compiled in
@@ -228,7 +228,7 @@ def soft_sums(g: int, start: float, gap: float, out: Array, at: Prepared) -> Non
     while c < high:
         a0, w = at.soft[0, c], at.soft[1, c]
         for j in range(count):
-            out[j] -= w * log_of(1.0 + a0 * odds[j])
+            out[j] -= w * log1p_of(a0 * odds[j])
         c += 1
 
 
@@ -286,8 +286,9 @@ def derivatives(g: int, v: float, at: Prepared) -> tuple[float, float]:
         odds = math.exp(v)
         for c in range(low, high):
             rest = 1.0 / (1.0 + at.soft[0, c] * odds)
-            f1 -= at.soft[1, c] * (1.0 - rest)
-            f2 -= at.soft[1, c] * (1.0 - rest) * rest
+            share = at.soft[0, c] * odds * rest
+            f1 -= at.soft[1, c] * share
+            f2 -= at.soft[1, c] * share * rest
     else:
         for c in range(low, high):
             rest = 1.0 / (1.0 + math.exp(min(at.soft[2, c] + v, 700.0)))

@@ -97,6 +97,11 @@ class Problem:
     here: Codes
 
     @property
+    def discrete(self) -> bool:
+        """Whether the likelihood is a probability, at most 1."""
+        return self.response.family in ("bernoulli", "binomial", "poisson", "negative_binomial")
+
+    @property
     def common(self) -> int:
         return len(self.coordinates.shift)
 
