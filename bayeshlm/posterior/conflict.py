@@ -85,7 +85,7 @@ def conflicts(posterior: xr.DataTree, statistics: Statistics) -> tuple[Conflict,
     for name, prior in model.complete_priors.items():
         if not prior.proper or isinstance(prior, LKJ) or name not in dataset(posterior):
             continue
-        draws = told_by_prior(posterior, name, statistics.layout)
+        draws = told_by_prior(posterior, name, prior, statistics.layout)
         labels = dataset(posterior)[name].dims[2:]
         names = dataset(posterior)[name][labels[0]].values.tolist() if labels else [None]
         for label, values in zip(names, draws.reshape(len(draws), -1).T, strict=True):

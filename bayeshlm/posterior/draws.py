@@ -14,7 +14,7 @@ from bayeshlm.data.statistics import Statistics
 from bayeshlm.data.store import statistics_from_dataset
 from bayeshlm.errors import DataError
 from bayeshlm.spec.model import Model
-from bayeshlm.spec.priors import At
+from bayeshlm.spec.priors import At, Prior
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -123,12 +123,11 @@ def common_of(draws: Lookup, layout: Layout) -> Array:
     return np.concatenate([values.reshape(len(values), -1) for values in found] or [np.zeros((1, 0))], axis=1)
 
 
-def told_by_prior(posterior: xr.DataTree, name: str, layout: Layout) -> Array:
+def told_by_prior(posterior: xr.DataTree, name: str, prior: Prior, layout: Layout) -> Array:
     """(draws, ...) of what a parameter's prior speaks of: itself, or the linear predictor at a point (see `At`)."""
-    priors = model_of(posterior).complete_priors
-    if not isinstance(priors.get(name), At):
+    if not isinstance(prior, At):
         return flat(posterior, name)
-    row = prior_points(layout, priors)[layout.common_columns.index(0)]
+    row = prior_points(layout, {name: prior})[layout.common_columns.index(0)]
     return np.asarray(common_draws(posterior, layout) @ row)
 
 

@@ -153,7 +153,7 @@ def log_prior(posterior: xr.DataTree) -> Array:
     out = np.zeros(total)
     layout = statistics_of(posterior).layout
     for name, prior in model_of(posterior).complete_priors.items():
-        draws = told_by_prior(posterior, name, layout)
+        draws = told_by_prior(posterior, name, prior, layout)
         if isinstance(prior, LKJ):
             out += (prior.eta - 1) * np.linalg.slogdet(draws)[1]
         else:

@@ -393,10 +393,11 @@ def _panels(posterior: xr.DataTree, summary: pd.DataFrame) -> tuple[tuple[Plate,
             variable = row["variable"]
             index = seen.get(variable, 0)
             seen[variable] = index + 1
-            located = isinstance(model.complete_priors[variable], At)
-            told = told_by_prior(posterior, variable, statistics_of(posterior).layout) if located else None
-            draws = _scalar(posterior, variable, index) if told is None else told
             prior, size = model.complete_priors[variable], description.dimension_of(summary, variable)
+            if isinstance(prior, At):
+                draws = told_by_prior(posterior, variable, prior, statistics_of(posterior).layout)
+            else:
+                draws = _scalar(posterior, variable, index)
             curve = description.prior_curve(base_prior(prior), size)
             grid = _window(draws, prior.bounds if not variable.startswith("corr|") else (-1.0, 1.0), curve)
             density = None if curve is None else description.density_of(base_prior(prior), grid, size)

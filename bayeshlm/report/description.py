@@ -170,7 +170,7 @@ def priors_table(posterior: xr.DataTree, model: Model, summary: pd.DataFrame, pr
         before = "\N{EN DASH}" if curve is None else interval(*prior_quantiles(curve, tails))
         middle, after = row["median"], (row["lower"], row["upper"])
         if isinstance(prior, At):
-            told = told_by_prior(posterior, row["variable"], statistics_of(posterior).layout)
+            told = told_by_prior(posterior, row["variable"], prior, statistics_of(posterior).layout)
             name, middle, after = f"{name}, at that point", np.median(told), tuple(np.quantile(told, tails))
         rows.append((name, str(prior), before, number(middle), interval(*after)))
     headers = ("parameter", "prior", f"prior {prob:.0%} interval", "posterior median", f"posterior {prob:.0%} interval")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -185,6 +186,8 @@ class Model:
 
     def parameter(self, name: object) -> str | None:
         """The parameter that a user's spelling means, whatever its spaces, backticks and slashes; None if none."""
+        if isinstance(name, str) and name in self.possible_parameters:  # of hundreds, each looked at for each is slow
+            return name
         return matching(name, self.possible_parameters)
 
     def with_priors(self, priors: Mapping[str, Prior]) -> Model:
@@ -213,8 +216,9 @@ class Model:
 
     def _checked(self, given: dict[str, Any]) -> dict[str, Prior]:
         problems, checked = [], {}
-        for name, prior in given.items():
-            parameter = self.parameter(name)
+        meant = [self.parameter(name) for name in given]
+        times = Counter(meant)
+        for parameter, (name, prior) in zip(meant, given.items(), strict=True):
             if parameter is None:
                 near = did_you_mean(name, self.possible_parameters).strip()
                 problems.append(f"{name!r} is not a parameter of this model{f' ({near})' if near else ''}")
@@ -224,7 +228,7 @@ class Model:
                 problems.append(problem)
             else:
                 checked[parameter] = prior
-                if list(map(self.parameter, given)).count(parameter) > 1:
+                if times[parameter] > 1:
                     problems.append(f"{parameter!r} has more than one prior, spelled differently")
         if problems:
             raise PriorError("; ".join(problems) + f". The parameters are {listed(self.possible_parameters, 30)}.")
