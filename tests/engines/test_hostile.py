@@ -16,6 +16,7 @@ import pytest
 import bayeshlm as bh
 from bayeshlm.engines import linalg
 from bayeshlm.engines.exact import fit as exact
+from bayeshlm.engines.exact.hyperparameters import correlation_root
 from tests.engines.hostile import draw
 
 DESIGNS, STRETCH = 300, 20
@@ -111,3 +112,15 @@ def inverse_by_fractions(f: np.ndarray) -> tuple[np.ndarray, float]:
             if j != i:
                 rows[j] = [a - rows[j][i] * b for a, b in zip(rows[j], rows[i], strict=True)]
     return np.array([[float(value) for value in row[k:]] for row in rows]), float(determinant)
+
+
+def test_partial_correlations_next_to_one() -> None:
+    """What is left of 1 after them is a product, never a difference that rounding takes below 0 (sleepstudy's phases).
+
+    Rows of the factor have length 1 for whatever partial correlations; NumPy's warnings are errors here.
+    """
+    rng = np.random.default_rng(8)
+    for size in (2, 3, 4, 6):
+        z = 1 - 10.0 ** rng.uniform(-18, 0, (2000, size * (size - 1) // 2))
+        root = correlation_root(z * rng.choice([-1.0, 1.0], z.shape), size)
+        np.testing.assert_allclose(np.sum(root**2, axis=1), 1.0, rtol=0, atol=1e-14)

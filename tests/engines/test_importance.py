@@ -179,3 +179,9 @@ def test_correlated_slopes_take_the_coordinates_that_serve() -> None:
     assert posterior.attrs["efficiency"] > 0.4  # 0.06 to 0.18 in the other ones
     upper = float(np.quantile(posterior["posterior"]["1|a:b_sigma"], 0.95))
     assert 1450 < upper < 1950  # 1,609 to 1,800 in eight runs and the reference, 946 where it was cut
+
+
+def test_a_tail_of_denormal_weights_has_no_shape() -> None:
+    """Weights e^-745 of the largest are the smallest floats there are: infinite, not an overflow."""
+    log_weight = np.concatenate([np.full(200, -800.0), np.linspace(-745.0, -740.0, 60), [0.0]])
+    assert pareto_k(log_weight) == np.inf

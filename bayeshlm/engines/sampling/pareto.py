@@ -50,10 +50,11 @@ def pareto_k(log_weight: Array) -> float:
     if not quartile > excess[0]:
         return math.inf
     points = 30 + int(math.sqrt(size))
-    b = (1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))) / (PRIOR_SCALE * quartile) + 1 / excess[-1]
-    k = np.log1p(-b[:, None] * excess).mean(axis=1)
-    profile = size * (np.log(-b / k) - k - 1)
-    weight = np.exp(profile - profile.max())
-    shape = np.log1p(-(b @ weight / weight.sum()) * excess).mean()
-    shape = (size * shape + PRIOR_SIZE * PRIOR_SHAPE) / (size + PRIOR_SIZE)
-    return math.inf if math.isnan(shape) else float(shape)
+    with np.errstate(all="ignore"):  # excesses next to 0, and the shape that cannot be fitted to them, end as NaN
+        b = (1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))) / (PRIOR_SCALE * quartile) + 1 / excess[-1]
+        k = np.log1p(-b[:, None] * excess).mean(axis=1)
+        profile = size * (np.log(-b / k) - k - 1)
+        weight = np.exp(profile - profile.max())
+        shape = np.log1p(-(b @ weight / weight.sum()) * excess).mean()
+        shape = (size * shape + PRIOR_SIZE * PRIOR_SHAPE) / (size + PRIOR_SIZE)
+    return float(shape) if math.isfinite(shape) else math.inf
