@@ -139,7 +139,7 @@ def _average(table: Table) -> float:
 
 
 def _measured(density: Density, phi: Array, lp: Array) -> float:
-    """Largest change of the log density with half the gaps, at some draws, but for what all of them share."""
+    """Largest change of the log density with half the gaps, at some draws."""
     some = np.linspace(0, len(phi) - 1, min(MEASURED, len(phi))).astype(int)
     return float(np.abs(density.log_density(phi[some], fine=True) - lp[some]).max())
 
