@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,6 +40,7 @@ PIECE = 2048  # evaluations between two looks at the progress
 # Evaluations until draws are kept (those of the climbs by size squared), and for each draw kept.
 TYPICAL_START, TYPICAL_CLIMB, TYPICAL_PER_DRAW = 2000, 40, 4
 DEAR_CHUNK = 32  # thetas a chunk up to which an evaluation is dear, and a draw kept costs half as many of them
+STACKED = 16  # common effects from which stacks of their matrices are better left to one thread
 MISSED = 4.0  # standard errors by which one evidence is below another: its proposals missed a part
 
 
@@ -66,7 +69,7 @@ def fit_exact(
     check_sigma(statistics)
     drawn_levels = _drawn_levels(problem, draws * chains, effects)
     sampling, effects_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
-    with late_bar("fitting", shown=progress) as show:
+    with _one_thread(problem), late_bar("fitting", shown=progress) as show:
         density, drawn = _sample(problem, draws, chains, sampling, show)
     problem = density.problem
     attrs: dict[str, Any] = {"fallback": ""}
@@ -93,7 +96,7 @@ def fit_exact(
         attrs["log_evidence"] = attrs["log_evidence_se"] = float("nan")  # an improper prior has no evidence
     flat = theta.reshape(chains * draws, problem.size)
     moments, moment_coords = {}, {}  # type: tuple[dict[str, Variable], dict[str, list[Any]]]
-    with late_bar("drawing effects", shown=progress):
+    with _one_thread(problem), late_bar("drawing effects", shown=progress):
         beta, drawn_effects = density.draw_effects(flat, effects_rng, drawn_levels)
         if drawn_levels < len(problem.levels):
             moments, moment_coords, attrs["moments"] = _moments(statistics, problem, flat, drawn_levels)
@@ -102,6 +105,18 @@ def fit_exact(
     variables, coords = name_draws(statistics, arrays, (chains, draws))
     attrs["seconds"] = time.perf_counter() - began
     return EngineResult(variables, coords, stats, attrs, moments, moment_coords)
+
+
+def _one_thread(problem: Problem) -> AbstractContextManager[Any]:
+    """Stacks of middle-sized matrices: threads of the linear algebra wait for each other longer than they compute.
+
+    With 200 common effects a fit took 29 s on one thread and did not end in 300 s on two, on two busy cores.
+    """
+    if problem.codes is not None or len(problem.common) < STACKED:
+        return contextlib.nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return cast(AbstractContextManager[Any], threadpool_limits(limits=1))
 
 
 def _sample(
