@@ -15,6 +15,7 @@ from bayeshlm.data.checks.clusters import few_children, few_groups
 from bayeshlm.data.statistics import Statistics
 from bayeshlm.errors import DataError, listed
 from bayeshlm.posterior.comparison import Comparison, Slope
+from bayeshlm.posterior.conflict import conflict_messages
 from bayeshlm.posterior.convergence import convergence
 from bayeshlm.posterior.draws import dataset, flat, mean_residual_variance, model_of, statistics_of
 from bayeshlm.posterior.question import Question, assigned_level, resolve, with_subgroup
@@ -120,12 +121,13 @@ def compare(
     tails = [0.5, (1 - prob) / 2, (1 + prob) / 2]
     effects = question.subgroup is not None
     table = _effects(values, units, limits, tails) if effects else _table(values, units, tails, maximize)
+    failed = posterior.attrs.get("status") == "FAIL"  # draws that did not converge tell nothing of the prior
     return Comparison(
         values.name, table, _pairs(values, units, limits, tails, table), limits, prob, maximize, values.baseline,
         str(posterior.attrs.get("status", "")),
         None if values.reference is None else values.labels[values.reference], _slope(values, units, limits, tails),
         _caution(statistics, question), _tells(statistics, question), _effective(posterior, values),
-        family.link == "logit", values,
+        family.link == "logit", values, () if failed else tuple(conflict_messages(posterior, statistics)),
     )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class Comparison(Figures):
         Whether the response is a probability or share.
     values : GroupValues
         The draws behind it all.
+    conflicts : tuple of str
+        Where data and priors contradict each other, to be read before the verdict.
     """
 
     def verdict(self) -> str:
@@ -68,7 +70,8 @@ class Comparison(Figures):
     def to_text(self) -> str:
         """Verdict and tables as plain text."""
         low, high = self.rope
-        note = "" if self.status == "PASS" else f"Convergence: {self.status}.\n"
+        note = "" if self.status == "PASS" else f"Status: {self.status}{'' if self.conflicts else ' (see diagnose)'}.\n"
+        note += "".join(f"{conflict}\n" for conflict in self.conflicts)
         caution = f"\n{self.caution}" if self.caution else ""
         effect = f"effect of {self.baseline}" if self.kind == "subgroups" else f"relative to {self.baseline}"
         between = "Differences between the effects" if self.kind == "subgroups" else "Pairs"

@@ -61,6 +61,7 @@ class Figures:
     effective: float
     of_shares: bool
     values: GroupValues = field(repr=False)
+    conflicts: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

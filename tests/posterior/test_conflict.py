@@ -69,6 +69,8 @@ def test_a_prior_at_0_far_from_the_data_is_named_as_such() -> None:
     posterior = bh.fit(model, data, random_seed=1, progress=False)
     assert posterior.attrs["status"] == "REVIEW"
     assert "where year is 0" in bh.diagnose(posterior).to_text()
+    told = bh.compare(posterior, "year").to_text()
+    assert told.index("Prior and data conflict: under Intercept") < told.index("One more unit of year")
 
 
 def test_normal_scores() -> None:
