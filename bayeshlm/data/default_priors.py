@@ -80,6 +80,8 @@ def with_column_priors(statistics: Statistics) -> Statistics:
 def scale_priors(model: Model, statistics: Statistics) -> Model:
     """`scaled_priors` from statistics."""
     model = bound_model(model, statistics.layout)
+    if not model.pending_priors and not model.missing_priors:
+        return model.with_priors(model.complete_priors)
     anchor = None if model.terms.intercept else _categories_for_all(statistics)
     scales = _Scales.of(model, statistics, about_zero=not model.terms.intercept and anchor is None)
     pending = set(model.pending_priors)

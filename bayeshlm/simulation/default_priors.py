@@ -33,8 +33,9 @@ def with_design_priors(model: Model, design: Design) -> Model:
         return model
     bare = dataclasses.replace(model, censored=None, weights=None, se=None)  # the columns are all it takes
     frame = draw_columns(bare, _reference(design), np.random.default_rng(0))
+    rows = complete_rows(bare, frame, "drop")
     try:
-        statistics = moments(bare, complete_rows(bare, frame, "drop"))
+        statistics = moments(bare, rows)
     except DataError as error:
         raise DesignError(f"The columns that this design makes do not suit the model: {error}") from error
     complete = with_column_priors(statistics).model.complete_priors

@@ -139,16 +139,19 @@ def test_auto_hands_over_what_the_exact_engine_refuses_and_says_so(monkeypatch: 
     monkeypatch.setattr(importlib.import_module("bayeshlm.fit"), "fit_nuts", note)
     data = grouped(1).assign(cap=lambda d: d["y"].clip(upper=12.0), count=lambda d: d["y"].round().clip(lower=0))
     cauchy = MODEL.with_priors({"x": bh.Cauchy(0, 1)})
-    capped = bh.Model("cap ~ x + (1 | g)", censored=(None, 12), priors=MODEL.priors)
-    for model, reason in ((cauchy, r"needs Normal or Flat priors .* NUTS samples"), (capped, "censored rows")):
-        with (
-            pytest.warns(bh.errors.BayeshlmWarning, match=reason),
-            pytest.raises(bh.errors.EngineError, match="stop here"),
-        ):
-            bh.fit(model, data)
-        with pytest.raises(bh.errors.EngineError, match="engine='nuts' can fit"):
+    slopes = {**MODEL.priors, "x|g_sigma": bh.HalfNormal(1), "corr|g": bh.LKJ(2)}  # which quadrature leaves to NUTS
+    capped = bh.Model("cap ~ x + (x | g)", censored=(None, 12), priors=slopes)
+    with (
+        pytest.warns(bh.errors.BayeshlmWarning, match=r"needs Normal or Flat priors .* NUTS samples"),
+        pytest.raises(bh.errors.EngineError, match="stop here"),
+    ):
+        bh.fit(cauchy, data)
+    with pytest.raises(bh.errors.EngineError, match="stop here"):
+        bh.fit(capped, data)  # as of a family that is NUTS' own
+    for model, reason in ((cauchy, "needs Normal or Flat priors"), (capped, "censored rows")):
+        with pytest.raises(bh.errors.EngineError, match=f"{reason}.* engine='auto' finds one"):
             bh.fit(model, data, engine="exact")
-    counts = bh.Model("count ~ x + (1 | g)", family="poisson")
+    counts = bh.Model("count ~ x + (x | g)", family="poisson")
     with pytest.raises(bh.errors.EngineError, match="stop here"):
         bh.fit(counts, data)  # a family that is NUTS' own needs no warning: one would be an error here
     with pytest.raises(bh.errors.EngineError, match="the family 'poisson' has another one"):

@@ -163,7 +163,8 @@ def test_offset_constants_of_the_data_and_missing_rows() -> None:
     data["y"] = data.y.round().astype(int)
     model = bh.Model(
         "y ~ center(x) + scale(w) + I(x**2) + C(b) + offset(log(s)) + (1 | a)", family="poisson",
-        priors={"Intercept": bh.StudentT(4, 0, 2), "scale(w)": bh.Cauchy(0, 1), "C(b)": bh.Flat()},
+        priors={"Intercept": bh.StudentT(4, 0, 2), "scale(w)": bh.Cauchy(0, 1), "C(b)": bh.Flat(),
+                "center(x)": bh.Normal(0, 2.5), "I(x**2)": bh.Normal(0, 2.5), "1|a_sigma": bh.HalfNormal(0.5)},
     )  # fmt: skip
     statistics = statistics_of(model, data)
     holes = pd.concat([data, data.head(2).assign(x=np.nan)], ignore_index=True)

@@ -71,8 +71,8 @@ def test_groups_of_all_kinds(family, s):
     data = pd.DataFrame([(k, *group) for k, group in enumerate(groups)], columns=["g", "y", "n"])
     for intercept in (-1.0, 2.0):
         if family == "binomial":
-            _, density = bound("p(y, n) ~ 1 + (1 | g)", family, data)
-            wanted = sum(one_group(family, y, n, intercept, s) for y, n in groups)
+            table, density = bound("p(y, n) ~ 1 + (1 | g)", family, data)
+            wanted = table.constant + sum(one_group(family, y, n, intercept, s) for y, n in groups)
         else:
             _, density = bound("y ~ 1 + offset(log(n)) + (1 | g)", family, data)
             wanted = sum(one_group(family, y, n, intercept + math.log(n), s) for y, n in groups)
@@ -87,7 +87,8 @@ def test_two_levels(family, outer, inner):
     data = pd.DataFrame([(a, b, x) for a in range(2) for b in range(3) for x in (0.0, 0.0, 1.0, 2.5)], columns=[*"abx"])
     data["y"] = rng.integers(0, 2, len(data)) * (1 if family == "bernoulli" else 3)
     data.loc[(data["a"] == 0) & (data["b"] == 0), "y"] = 0
-    table, density = bound("y ~ x + (1 | a/b)", family, data)
+    _, density = bound("y ~ x + (1 | a/b)", family, data)  # of joined rows, and yet the density of the rows themselves
+    table, _ = bound("y ~ x + (1 | a/b)", family, data, join=False)
     beta = [-0.4, 0.3]
     t = np.linspace(-9, 9, 1201)  # in units of the standard deviation
     weight = np.gradient(t)

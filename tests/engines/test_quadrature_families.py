@@ -17,6 +17,7 @@ from bayeshlm.engines.quadrature.build import build_problem
 from bayeshlm.engines.quadrature.density import Density, phi_of
 from bayeshlm.engines.quadrature.fit import fit_quadrature
 from bayeshlm.engines.quadrature.rules import Rule, gauss
+from bayeshlm.errors import DataError
 from bayeshlm.simulation.densities import log_density
 
 CLOSE = 1e-6
@@ -187,3 +188,5 @@ def test_a_world_in_which_all_scores_are_capped_is_fitted():
     assert posterior.attrs["engine"] == "quadrature"
     assert posterior.attrs["status"] == "PASS"
     assert float(posterior["posterior"]["Intercept"].mean()) > 100
+    with pytest.raises(DataError, match="is constant"):  # of which no default prior has a scale
+        bh.fit(bh.Model("y ~ 1 + (1 | g)", censored=(None, 100.0)), data)

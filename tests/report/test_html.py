@@ -141,9 +141,10 @@ def test_variance_components_are_the_summary(posterior: object, page: Page) -> N
 def test_it_shows_model_priors_data_and_provenance(posterior: object, page: Page) -> None:
     assert "log y i = β Intercept + β x ⋅ x i" in page.text
     priors = page.tables["model"][0]
-    assert ["x", "Normal(0, 2.5)"] in [row[:2] for row in priors]
-    normal = next(row for row in priors if row[0] == "x")
-    assert [figure(v) for v in normal[2].split(" to ")] == pytest.approx([-4.9, 4.9], rel=2e-3)
+    stored = bh.Model.from_json(posterior.attrs["model"]).complete_priors  # type: ignore[attr-defined]  # a DataTree
+    assert ["x", str(stored["x"])] in [row[:2] for row in priors]
+    normal, edge = next(row for row in priors if row[0] == "x"), 1.96 * stored["x"].sigma
+    assert [figure(v) for v in normal[2].split(" to ")] == pytest.approx([-edge, edge], rel=2e-2)
     assert page.tables["data"][0] == [["", "rows"], ["rows seen", "144"], ["rows used", "144"]]
     assert page.tables["data"][1][1:] == [["arm", "3", "48", "48", "48"], ["arm:group", "12", "12", "12", "12"]]
     assert f"random seed {posterior.attrs['random_seed']}" in page.text

@@ -28,7 +28,9 @@ class NamedBuilder(Builder):
         import pytensor.tensor as pt
 
         if isinstance(prior, At):
-            return coefficient("Intercept", prior.prior, shift=-pt.dot(self.slopes, self.get("prior_point")))
+            # A constant, no `pm.Data`: PyMC asks whether what a variable's prior is made of has changed.
+            point = self.values[self.name("prior_point")].values
+            return coefficient("Intercept", prior.prior, shift=-pt.dot(self.slopes, point))
         return coefficient("Intercept", prior)
 
     def add_level(self, plan: Plan) -> None:
