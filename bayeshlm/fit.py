@@ -26,6 +26,7 @@ from bayeshlm.engines.pymc.observations import from_statistics, from_table
 from bayeshlm.engines.quadrature.fit import NotSampledError, fit_quadrature
 from bayeshlm.engines.result import EngineResult
 from bayeshlm.engines.select import INDEPENDENT, Choice, choose_engine
+from bayeshlm.engines.separation import check_separation
 from bayeshlm.errors import BayeshlmWarning, DataError, outside_package
 from bayeshlm.posterior.diagnose import diagnose
 from bayeshlm.randomness import chosen_seed, seed_problem, whole
@@ -113,6 +114,8 @@ def fit(
             notes.append(choice.reason)
             warnings.warn(choice.reason, BayeshlmWarning, stacklevel=outside_package())
     if result is None:
+        if table is not None:
+            check_separation(_table_with(table, statistics))
         observations = from_statistics(statistics) if table is None else from_table(table)
         result = fit_nuts(statistics, observations, draws=draws, chains=chains, seed=seed, progress=progress)
     return to_datatree(statistics, result, choice, seed=seed, notes=notes, table=table)

@@ -29,6 +29,7 @@ DEFERRED = {
     "bayeshlm.engines.pymc.transform": "derives from a class of PyMC, which is not needed before a model is built",
     "bayeshlm.engines.quadrature.compiled": "imports Numba, which is not needed before a fit",
     "bayeshlm.engines.quadrature.likelihood": "imports Numba, which is not needed before a fit",
+    "bayeshlm.posterior.left_out": "derives from a class of ArviZ, which is slow to import and needed by loo alone",
     "bayeshlm.report.contents": "draws with Matplotlib; the page of a study does without it",
     "bayeshlm.report.svg": "imports Matplotlib; the page of a study does without it",
 }

@@ -5,7 +5,8 @@ families numerically, `pymc/` samples them all by NUTS; what they share lies her
 all hand back the same record. Nothing here knows what a frame or a posterior's file is.
 
 * `select`: which engine fits a model, and why; `result`: what each hands back; `naming`: arrays into named variables
-* `checks`: what statistics say before sampling (perfect fits, improper posteriors); `progress`: bars
+* `checks`: what statistics say before sampling (perfect fits, improper posteriors); `separation`: flat priors that the
+  rows do not bound; `progress`: bars
 * `linalg`: many small matrices at a time; recovery from those that cannot be factored
 * `exact/`, `quadrature/`, `pymc/`: the engines; `sampling/`: draws from a density of few dimensions, for the first two
 """

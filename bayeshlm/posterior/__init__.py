@@ -8,7 +8,8 @@ the engine computes with).
 * `diagnose`, `convergence`: did it converge? `conflict`: do the data lie where the priors expected them?
 * `summarize`, `predict`, `compare`; of the latter `comparison` is the record, made of `figures` and `verdict`, and
   `response` puts arms on the scale of the response
-* `loo`, `evidence`, `sensitivity`, `check`, `naive`: how far to trust it, and what an analysis of rows would claim
+* `loo` (its record: `left_out`), `evidence`, `sensitivity`, `check`, `naive`: how far to trust it, and what an analysis
+  of rows would claim
 * `store`: save and load
 """
 

@@ -57,6 +57,7 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
     Returns
     -------
     arviz_stats.ELPDData
+        Printed, it speaks of groups.
         `elpd` with `se`, `elpd_i` and `pareto_k` by group. `p` counts what theta learns from a group (effects are
         integrated out, and are not counted). On the scale of the response (a lognormal model and a gaussian one of the
         same response can be compared by `arviz_stats.compare`).
@@ -77,6 +78,8 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
     """
     import xarray as xr
     from arviz_stats import loo as arviz_loo
+
+    from bayeshlm.posterior.left_out import of_groups
 
     statistics = statistics_of(posterior)
     index = _level_index(statistics, level)
@@ -110,7 +113,7 @@ def loo(posterior: xr.DataTree, level: str | None = None) -> ELPDData:
         warnings.simplefilter("ignore", UserWarning)  # of Pareto k, which is mended or said below
         result = arviz_loo(tree, pointwise=True, reff=_efficiency(posterior))
     quick = problem.codes is None or not order_levels(problem)[1]
-    return _mended(result, statistics, index, MOST_REFITS if quick else 0)
+    return _mended(of_groups(result), statistics, index, MOST_REFITS if quick else 0)
 
 
 def seconds_to_leave_out(statistics: Statistics, index: int, draws: int) -> float:

@@ -39,21 +39,22 @@ def _decision(found: Figures) -> str:
     row, contrast = found.table.loc[best], found.pair(best, rival)
     p, how = found.probability(row["p_best"]), "largest" if found.maximize else "smallest"
     facts = _facts(found)
-    loss = f"Expected loss of choosing it: {found.loss_text(row['expected_loss'])}."
+    amount = found.loss_text(row["expected_loss"])
     if contrast["p_rope"] >= found.prob and _little(found, row["expected_loss"]):
         equal = found.probability(contrast["p_rope"])
         return " ".join([
             f"{found.by} {best} and {rival} are practically equal (probability {equal}): which of them is taken "
-            "makes no difference that counts.", *facts, f"For {best}: {loss[0].lower()}{loss[1:]}",
+            "makes no difference that counts.", *facts, f"Expected loss of choosing {best}: {amount}.",
         ])  # fmt: skip
     if row["p_best"] >= found.prob:
         chosen = f"Choose {found.by} {best}: it is the best ({how}) with probability {p}."
-        return " ".join([chosen, *facts, loss])
+        return " ".join([chosen, *facts, f"Expected loss of choosing it: {amount}."])
     second = found.probability(found.table.loc[rival, "p_best"])
     return " ".join([
         f"Cannot tell which {found.by} is the best ({how}): {best} is it with probability {p}, {rival} with "
         f"{second}.",
-        *facts, f"If one must be taken now, {best} loses least: {loss[0].lower()}{loss[1:]}", _more(found, contrast),
+        *facts, f"If one must be taken now, {best} loses least; expected loss of choosing it: {amount}.",
+        _more(found, contrast),
     ]).strip()  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from bayeshlm.engines.pymc.parameterization import described, plan_levels
 from bayeshlm.engines.quadrature.fit import NotSampledError, fit_quadrature
 from bayeshlm.engines.result import EngineResult
 from bayeshlm.engines.select import ENGINES, INDEPENDENT, Choice, choose_engine
+from bayeshlm.engines.separation import check_separation
 from bayeshlm.errors import (
     BayeshlmError,
     BayeshlmWarning,
@@ -206,6 +207,8 @@ class Analysis:
         not converge, in the other form; and where that does not help either, the other way round.
         """
         statistics = moments_of(data)
+        if isinstance(data, Table):
+            check_separation(data)
         observations = from_table(data) if isinstance(data, Table) else from_statistics(data)
         plans = plan_levels(statistics, "auto", self.information)
         other = plan_levels(statistics, "noncentered" if any(plan.centring for plan in plans) else "auto")

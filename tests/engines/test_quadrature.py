@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from bayeshlm.data.table import Table, tabulate
 from bayeshlm.engines.quadrature.build import build_problem
 from bayeshlm.engines.quadrature.density import Density, phi_of
 from bayeshlm.errors import EngineError, PriorError
+from bayeshlm.studies.analysis import Analysis
 
 CLOSE = 1e-6  # of a log density
 
@@ -218,6 +220,34 @@ def test_an_arm_without_any_yes_needs_a_proper_prior(formula, family):
     posterior = bh.fit(bh.Model(formula, family=family), data, random_seed=1)
     assert posterior.attrs["status"] == "PASS"
     assert float(posterior["posterior"]["arm"].mean()) < -1
+
+
+@pytest.mark.parametrize(
+    ("formula", "engine"), [("y ~ arm + (1 | g)", "nuts"), ("y ~ x + arm + (1 + x | g)", "auto"), ("y ~ arm", "nuts")]
+)
+def test_such_an_arm_is_refused_before_nuts_compiles(formula, engine, monkeypatch):
+    """Issue 12, line 12, where quadrature does not apply or is not asked for."""
+    module = sys.modules["bayeshlm.fit"]  # the name in the package is the function
+    monkeypatch.setattr(module, "fit_nuts", lambda *_, **__: pytest.fail("sampled an improper posterior"))
+    data = pd.DataFrame(
+        {"g": np.tile(np.arange(8), 6), "arm": np.repeat(["a", "b"], 24), "y": [0, 1] * 12 + [0] * 24,
+         "x": np.arange(48.0) % 5}
+    )  # fmt: skip
+    for family, alike in (("bernoulli", data), ("bernoulli", data.assign(y=1 - data["y"])), ("poisson", data)):
+        flat = bh.Model(formula, family=family, priors={"arm": bh.Flat()})
+        with pytest.raises(PriorError, match=r"improper for 'arm'.*all responses are alike.*proper prior"):
+            bh.fit(flat, alike, engine=engine)
+
+
+def test_studies_refuse_such_an_arm_before_nuts_compiles(monkeypatch):
+    monkeypatch.setattr("bayeshlm.studies.analysis.fit_nuts", lambda *_, **__: pytest.fail("sampled it"))
+    priors = {"Intercept": bh.Normal(0, 1), "arm": bh.Flat(), "1|g_sigma": bh.HalfNormal(1)}
+    model = bh.Model("y ~ arm + (1 | g)", family="bernoulli", priors=priors)
+    data = pd.DataFrame({"g": np.tile(np.arange(8), 6), "arm": np.repeat(["a", "b"], 24), "y": [0, 1] * 12 + [0] * 24})
+    table = tabulate(model.with_priors(model.complete_priors), data)
+    analysis = Analysis(model, model, bh.Design((("g", 8),)), None, "nuts", 10)
+    with pytest.raises(PriorError, match=r"improper for 'arm'.*all responses are alike"):
+        analysis._fit(table, 1)
 
 
 def test_nothing_depends_on_the_order_of_rows_nor_on_labels():

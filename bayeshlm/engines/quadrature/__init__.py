@@ -7,7 +7,6 @@ build       a table of rows and a model -> Problem, or the reason why there is n
 problem     its records
 families    what each family needs of the rows, and what multiplies these sums
 cells       equal rows taken together within groups, equal groups taken together
-separation  flat priors that the rows do not bound
 tables      numbers compiled in: the table of log Phi, nodes of Hermite rules
 fastmath    compiled: a logarithm in vector instructions
 likelihood  compiled: l(v), what a group's rows say of its total effect v

@@ -15,10 +15,10 @@ from bayeshlm.engines.exact.build import nested_order
 from bayeshlm.engines.quadrature.build import build_problem
 from bayeshlm.engines.quadrature.density import Density
 from bayeshlm.engines.quadrature.rules import LADDER
-from bayeshlm.engines.quadrature.separation import check_separation
 from bayeshlm.engines.quadrature.start import Whitened, find_start
 from bayeshlm.engines.result import EngineResult, Variable
 from bayeshlm.engines.sampling import importance
+from bayeshlm.engines.separation import check_separation
 from bayeshlm.errors import EngineError, PriorError, listed
 
 SMALL_ERROR = 1e-5  # of a log density, that rules in place of rows may leave
