@@ -71,7 +71,7 @@ class Conflict:
 
 
 def conflicts(posterior: xr.DataTree, statistics: Statistics) -> tuple[Conflict, ...]:
-    """The conflicts of all priors of common effects, standard deviations and shapes, the worst first.
+    """The conflicts of all priors of common effects, then of standard deviations and shapes, the worst of each first.
 
     Each parameter is turned into its normal score under the prior, whose prior is then N(0, 1). The posterior mean m of
     a score has variance 1 - E v among the data that the prior predicts (v the posterior variance, by the law of total
@@ -90,9 +90,16 @@ def conflicts(posterior: xr.DataTree, statistics: Statistics) -> tuple[Conflict,
         names = dataset(posterior)[name][labels[0]].values.tolist() if labels else [None]
         for label, values in zip(names, draws.reshape(len(draws), -1).T, strict=True):
             score, tail = _place(base_prior(prior), values)
-            found.append(Conflict(name if label is None else f"{name}[{label}]", prior, score, tail))
+            found.append(
+                (
+                    model.parameters[name] != "coefficient",
+                    Conflict(name if label is None else f"{name}[{label}]", prior, score, tail),
+                )
+            )
     limit = FALSE_ALARMS / max(len(found), 1)
-    return tuple(sorted((c for c in found if c.tail < limit), key=lambda c: c.tail))
+    far = [(rank, c) for rank, c in found if c.tail < limit]
+    # A common effect held far from the data inflates standard deviations, which then lie far out as well.
+    return tuple(c for _, c in sorted(far, key=lambda pair: (pair[0], pair[1].tail)))
 
 
 def conflict_messages(posterior: xr.DataTree, statistics: Statistics) -> list[str]:

@@ -84,8 +84,8 @@ class NaiveComparison:
         effect = self.design_effect
         if self.shrinks:
             return (
-                "The groups inform one another (shrinkage), so that the posterior is surer of this comparison than a "
-                "row-level analysis that ignores them."
+                "The model takes the groups' differences out of the error and lets groups inform one another "
+                "(shrinkage), so that the posterior is surer of this comparison than a row-level analysis."
             )
         if not math.isfinite(effect):
             return "Rows alone cannot tell these groups apart: there is no row-level analysis to set beside this one."
