@@ -1,4 +1,7 @@
-"""Arrays into the variables of a posterior: their names, dims and labels, in the user's words, for every engine."""
+"""Arrays into the variables of a posterior: their names, dims and labels, in the user's words.
+
+For the exact engine and the quick fits of a plan; `quadrature` and `pymc` name what they sample themselves.
+"""
 
 from __future__ import annotations
 

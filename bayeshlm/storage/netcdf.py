@@ -78,8 +78,8 @@ def write_netcdf(tree: xr.DataTree | xr.Dataset, path: Path) -> None:
     with _PatientFile(path) as file:
         try:
             tree.to_netcdf(file, engine="h5netcdf")
-        except Exception:
-            if file.failure is None:  # else what was raised is of the bytes that could not be written
+        except Exception:  # whatever HDF5 makes of a file that failed it; the failure itself is raised below
+            if file.failure is None:
                 raise
         if file.failure is not None:
             raise file.failure
